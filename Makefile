@@ -1,0 +1,40 @@
+# Everything a person types. The work of `setup` is in tools/dev/setup_env.sh.
+#   PYTHON=python3.12   the interpreter of a new .venv
+#   PYTEST_ARGS='...'   more arguments for pytest
+#   DEMO_ARGS='...'     more arguments for tools/demo.py
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format clean distclean
+
+VENV_PYTHON := .venv/bin/python
+PYTHON ?=
+PYTEST_ARGS ?=
+DEMO_ARGS ?=
+export PYTHON
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## build .venv, once, and again when the requirements change
+	@tools/dev/setup_env.sh
+
+demo: setup ## render data, train, test and show four tasks on this machine
+	$(VENV_PYTHON) tools/demo.py $(DEMO_ARGS)
+
+test: setup ## run the whole test suite
+	$(VENV_PYTHON) -m pytest $(PYTEST_ARGS)
+
+lint: setup ## check format and style
+	$(VENV_PYTHON) -m ruff format --check .
+	$(VENV_PYTHON) -m ruff check .
+
+format: setup ## format the code and repair what can be repaired
+	$(VENV_PYTHON) -m ruff format .
+	$(VENV_PYTHON) -m ruff check --fix .
+
+clean: ## remove build products, caches and what the demo wrote
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache work_dirs/demo
+	find . -path ./.venv -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +
+
+distclean: clean ## also remove .venv and the links of the editable install
+	rm -rf .venv mmvmt/.mim

@@ -1,0 +1,214 @@
+"""VMT-Adapter and VMT-Adapter-Lite (Xin et al., "VMT-Adapter: Parameter-Efficient Transfer Learning for Multi-Task Dense
+Scene Understanding", AAAI 2024, arXiv 2312.08733).
+
+The authors published no code. This is our reading of the paper, chosen so that the parameter counts come out as reported;
+docs/methods/vmt.md says what the paper states and what is ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmvmt.registry import ADAPTERS
+
+from .base import Adapter, Site, bottleneck_width, build_activation, norm_parameters
+
+
+class SharedBottleneck(nn.Module):
+    """The projections that all tasks share: ``a = act(h W_down + b_down) W_up + b_up``.
+
+    Args:
+        width: Block width d.
+        bottleneck: Bottleneck width r.
+        activation: Name of the activation.
+        tied: Whether ``W_up`` is the transpose of ``W_down`` (Lite).
+    """
+
+    def __init__(self, width: int, bottleneck: int, activation: str, tied: bool) -> None:
+        super().__init__()
+        self.tied = tied
+        self.down_weight = nn.Parameter(torch.empty(bottleneck, width))
+        self.down_bias = nn.Parameter(torch.empty(bottleneck))
+        if not tied:
+            self.up_weight = nn.Parameter(torch.empty(width, bottleneck))
+        self.up_bias = nn.Parameter(torch.empty(width))
+        self.activation = build_activation(activation)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Start from the frozen network, a = 0, at a point that gradients can leave.
+
+        Tied weights that are zero together with a zero ``down_bias`` have zero gradients everywhere: hence the normal bias.
+        """
+        nn.init.zeros_(self.up_bias)
+        if self.tied:
+            nn.init.zeros_(self.down_weight)
+            nn.init.normal_(self.down_bias)
+        else:
+            nn.init.normal_(self.down_weight, std=self.down_weight.shape[1] ** -0.5)
+            nn.init.zeros_(self.down_bias)
+            nn.init.zeros_(self.up_weight)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """``(..., d)`` to ``(..., d)``."""
+        z = self.activation(F.linear(h, self.down_weight, self.down_bias))
+        return F.linear(z, self.down_weight.t() if self.tied else self.up_weight, self.up_bias)
+
+
+class KnowledgeExtraction(nn.Module):
+    """Scale and shift of one task in one stage, for each tapped block.
+
+    Args:
+        blocks: Number of tapped blocks L of the stage.
+        width: Block width d.
+    """
+
+    def __init__(self, blocks: int, width: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.empty(blocks, width))
+        self.shift = nn.Parameter(torch.empty(blocks, width))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Scale one, shift zero: every task starts from the task-generic feature."""
+        nn.init.ones_(self.scale)
+        nn.init.zeros_(self.shift)
+
+
+@ADAPTERS.register_module()
+class VMTAdapter(Adapter):
+    r"""One adapter per block in parallel to the MLP, shared by all tasks, with a scale and a shift per task.
+
+    .. math::
+        a &= \mathrm{act}(h W_{down} + b_{down}) W_{up} + b_{up} \\
+        h' &= h + \mathrm{MLP}(\mathrm{LN}(h)) + s\, a \\
+        F_t &= X + s \sum_l (\gamma_t^l \odot a^l + \beta_t^l)
+
+    The stream h' does not depend on the task, so the encoder runs once for any number of tasks. F_t is the feature of task
+    t that leaves a stage with output X and blocks l.
+
+    Args:
+        sites: Blocks to fill, in the encoder's order.
+        tasks: Task names.
+        reduction: Block width over bottleneck width, rho; the bottleneck is ``floor(d / rho)``.
+        activation: ``'gelu'``, ``'relu'``, ``'silu'`` or ``'identity'``.
+        scale: The factor s: a number, or ``'learned'`` for one trained scalar per block that starts at 1.
+        tap: ``'all'`` blocks of a stage feed F_t, or the ``'last'`` filled one only.
+        unfreeze: ``'none'``, or ``'norms'`` to train the encoder's LayerNorms too.
+
+    Raises:
+        ValueError: An argument is out of its range.
+    """
+
+    positions = ('ffn',)
+    tied = False
+
+    def __init__(
+        self,
+        sites: Sequence[Site],
+        tasks: Sequence[str],
+        *,
+        reduction: float = 4,
+        activation: str = 'gelu',
+        scale: float | str = 1.0,
+        tap: str = 'all',
+        unfreeze: str = 'none',
+    ) -> None:
+        super().__init__(sites, tasks)
+        if tap not in ('all', 'last'):
+            raise ValueError(f"tap must be 'all' or 'last', got {tap!r}")
+        if unfreeze not in ('none', 'norms'):
+            raise ValueError(f"unfreeze must be 'none' or 'norms', got {unfreeze!r}")
+        if isinstance(scale, str) and scale != 'learned':
+            raise ValueError(f"scale must be a number or 'learned', got {scale!r}")
+        self.unfreeze = unfreeze
+
+        self.bottlenecks = nn.ModuleDict()
+        by_stage: dict[int, list[Site]] = {}
+        for site in self.sites:
+            width = site.in_channels
+            self.bottlenecks[site.key] = SharedBottleneck(
+                width, bottleneck_width(width, reduction), activation, self.tied
+            )
+            by_stage.setdefault(site.stage, []).append(site)
+
+        self.learned_scale = scale == 'learned'
+        if self.learned_scale:
+            self.scales = nn.ParameterDict({site.key: nn.Parameter(torch.ones(())) for site in self.sites})
+        else:
+            self.scale = float(scale)
+
+        self.tapped_sites = {stage: (group if tap == 'all' else group[-1:]) for stage, group in by_stage.items()}
+        self.extractions = nn.ModuleDict(
+            {
+                f'stage{stage}': nn.ModuleDict(
+                    {task: KnowledgeExtraction(len(group), group[0].in_channels) for task in self.tasks}
+                )
+                for stage, group in self.tapped_sites.items()
+            }
+        )
+
+    def reset_parameters(self) -> None:
+        """Start from the frozen network: a = 0 and F_t = X for every task."""
+        for module in self.modules():
+            if isinstance(module, (SharedBottleneck, KnowledgeExtraction)):
+                module.reset_parameters()
+        if self.learned_scale:
+            for scale in self.scales.values():
+                nn.init.ones_(scale)
+
+    def _scale(self, site: Site) -> Tensor | float:
+        return self.scales[site.key] if self.learned_scale else self.scale
+
+    def adapt(self, site: Site, inputs: Tensor, outputs: Tensor, task: str | None) -> tuple[Tensor, Tensor | None]:
+        a = self.bottlenecks[site.key](inputs)
+        scale = self._scale(site)
+        if isinstance(scale, float):
+            adapted = torch.add(outputs, a, alpha=scale)
+        else:
+            adapted = torch.addcmul(outputs, a, scale)
+        return adapted, (a if site in self.tapped_sites[site.stage] else None)
+
+    def tap(self, stage: int, x: Tensor, tapped: Sequence[Tensor]) -> dict[str, Tensor] | None:
+        sites = self.tapped_sites.get(stage)
+        if sites is None:
+            return None
+        features = {}
+        for task, extraction in self.extractions[f'stage{stage}'].items():
+            # s enters through the small (L, d) tables instead of through every token; only the sum of shifts matters.
+            scales = torch.stack([self._scale(site) * scale for site, scale in zip(sites, extraction.scale)])
+            shifts = sum(self._scale(site) * shift for site, shift in zip(sites, extraction.shift))
+            feature = x + shifts
+            for a, scale in zip(tapped, scales):
+                feature = torch.addcmul(feature, a, scale)
+            features[task] = feature
+        return features
+
+    def encoder_parameters(self, encoder: nn.Module) -> Iterable[nn.Parameter]:
+        return norm_parameters(encoder) if self.unfreeze == 'norms' else ()
+
+    def no_decay_parameters(self) -> Iterable[nn.Parameter]:
+        for module in self.modules():
+            if isinstance(module, SharedBottleneck):
+                yield from (module.down_bias, module.up_bias)
+            elif isinstance(module, KnowledgeExtraction):
+                yield from (module.scale, module.shift)
+        if self.learned_scale:
+            yield from self.scales.values()
+
+
+@ADAPTERS.register_module()
+class VMTAdapterLite(VMTAdapter):
+    r"""VMT-Adapter whose up-projection is the transpose of its down-projection, :math:`W_{up} = W_{down}^T`.
+
+    Args: as :class:`VMTAdapter`, with a default reduction of 6.
+    """
+
+    tied = True
+
+    def __init__(self, sites: Sequence[Site], tasks: Sequence[str], *, reduction: float = 6, **kwargs) -> None:
+        super().__init__(sites, tasks, reduction=reduction, **kwargs)

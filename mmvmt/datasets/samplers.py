@@ -1,0 +1,87 @@
+"""Training order and randomness as a function of (seed, position), so that a resumed run sees what an uninterrupted one does."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sized
+from typing import Any
+
+import torch
+from mmengine.dist import get_dist_info, sync_random_seed
+from torch.utils.data import Sampler
+
+from mmvmt.registry import DATA_SAMPLERS
+
+
+def derive_seed(*parts: int | str) -> int:
+    """A 32-bit seed from some numbers and names, the same on every machine."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=4).digest()
+    return int.from_bytes(digest, 'little')
+
+
+class SampleKey(int):
+    """Index of a sample that carries the seed of its randomness.
+
+    Data sets of this package seed their pipeline with it; for others it is a plain index.
+    """
+
+    seed: int
+
+    def __new__(cls, index: int, seed: int) -> SampleKey:
+        key = super().__new__(cls, index)
+        key.seed = seed
+        return key
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return SampleKey, (int(self), self.seed)
+
+
+@DATA_SAMPLERS.register_module()
+class SeededInfiniteSampler(Sampler):
+    """Endless permutations of a data set, dealt to the ranks in turn.
+
+    Position p of the stream (counted over all ranks) is the same sample with the same augmentation seed whatever the number
+    of workers, and whether or not the run was interrupted.
+
+    Args:
+        dataset: The data set.
+        shuffle: Whether each pass has a new order.
+        seed: Seed of the stream; None: one that all ranks agree on.
+    """
+
+    def __init__(self, dataset: Sized, shuffle: bool = True, seed: int | None = None) -> None:
+        self.rank, self.world_size = get_dist_info()
+        self.size = len(dataset)
+        self.shuffle = shuffle
+        self.seed = sync_random_seed() if seed is None else seed
+        self.start = 0
+
+    def skip(self, num_samples: int) -> None:
+        """Start after this many samples of this rank, as mmengine's training loop asks on a resume.
+
+        Raises:
+            ValueError: The number is negative.
+        """
+        if num_samples < 0:
+            raise ValueError(f'num_samples must not be negative, got {num_samples}')
+        self.start = num_samples
+
+    def __iter__(self) -> Iterator[SampleKey]:
+        position = self.rank + self.start * self.world_size
+        order, order_epoch = None, -1
+        while True:
+            epoch, offset = divmod(position, self.size)
+            if epoch != order_epoch:
+                order, order_epoch = self._order(epoch), epoch
+            yield SampleKey(int(order[offset]), derive_seed('sample', self.seed, position))
+            position += self.world_size
+
+    def _order(self, epoch: int) -> torch.Tensor:
+        if not self.shuffle:
+            return torch.arange(self.size)
+        generator = torch.Generator().manual_seed(derive_seed('order', self.seed, epoch))
+        return torch.randperm(self.size, generator=generator)
+
+    def __len__(self) -> int:
+        """Length of the data set."""
+        return self.size

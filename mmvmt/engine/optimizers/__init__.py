@@ -1,0 +1,4 @@
+from .amp import CPUAmpOptimWrapper
+from .constructor import PEFTOptimWrapperConstructor
+
+__all__ = ['CPUAmpOptimWrapper', 'PEFTOptimWrapperConstructor']

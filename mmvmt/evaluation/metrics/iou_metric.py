@@ -1,0 +1,117 @@
+"""Intersection over union of class maps."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import torch
+from mmengine.logging import print_log
+from torch import Tensor
+
+from mmvmt.registry import METRICS
+from mmvmt.structures import IGNORE_INDEX
+
+from .base import RunningMetric, State
+
+
+@METRICS.register_module()
+class IoUMetric(RunningMetric):
+    r"""Mean intersection over union, in percent.
+
+    With the pixels of the whole set counted together, :math:`IoU_c = TP_c / (TP_c + FP_c + FN_c)`; the mean runs over all
+    classes, background included. Result: ``mIoU``; IoU per class is kept in
+    :attr:`class_iou`, for the table.
+
+    A set without a single labelled pixel has no mean: the result is NaN, with a warning.
+
+    Args:
+        task: ``'semseg'`` or ``'human_parts'``.
+        num_classes: Number of classes, background included.
+        ignore_index: Label that is not counted.
+        absent_class: What becomes of a class that is neither in the truth nor in a prediction: ``'left_out'`` of the
+            mean, or ``'zero'``, as published tables of the field have it.
+        class_names: Names for the table. Default: the indices.
+        prefix: First part of the result keys. Default: the name of the task.
+
+    Raises:
+        ValueError: An argument is out of range.
+    """
+
+    kind = 'classes'
+
+    def __init__(
+        self,
+        task: str,
+        num_classes: int,
+        ignore_index: int = IGNORE_INDEX,
+        absent_class: str = 'left_out',
+        class_names: Sequence[str] | None = None,
+        prefix: str | None = None,
+    ) -> None:
+        super().__init__(task, prefix)
+        if num_classes < 2:
+            raise ValueError(f'num_classes must be 2 or more, background included, got {num_classes}')
+        if 0 <= ignore_index < num_classes:
+            raise ValueError(f'ignore_index {ignore_index} is one of the {num_classes} classes')
+        if absent_class not in ('left_out', 'zero'):
+            raise ValueError(f"absent_class must be 'left_out' or 'zero', got {absent_class!r}")
+        if class_names is not None and len(class_names) != num_classes:
+            raise ValueError(f'class_names has {len(class_names)} names for {num_classes} classes of task {task!r}')
+        self.num_classes = num_classes
+        self.ignore_index = ignore_index
+        self.absent_class = absent_class
+        self.class_names = [str(name) for name in class_names or range(num_classes)]
+        self.class_iou: dict[str, float] = {}
+        """IoU of each class in the last evaluation, in percent; NaN: absent and left out."""
+        self._absent_logged: list[str] = []
+
+    def init_state(self) -> State:
+        """Return ``confusion``, ``(classes, classes)``: pixels of the row's class that were predicted as the column's."""
+        return {'confusion': torch.zeros(self.num_classes, self.num_classes, dtype=torch.int64)}
+
+    def update(self, state: State, pred: Tensor, gt: Tensor) -> None:
+        """Add the confusion of one image; both maps ``(1, H, W)``, integer."""
+        valid = gt != self.ignore_index
+        gt, pred = gt[valid].long(), pred[valid].long()
+        self._check_range('truth', gt, f'; {self.ignore_index} is ignored')
+        self._check_range('prediction', pred)
+        size = self.num_classes
+        state['confusion'] += torch.bincount(gt * size + pred, minlength=size * size).view(size, size)
+
+    def compute(self, state: State) -> dict[str, float]:
+        """Return ``mIoU`` in percent."""
+        confusion = state['confusion'].double()
+        hits = confusion.diagonal()
+        union = confusion.sum(0) + confusion.sum(1) - hits
+        iou = 100 * hits / union
+        if not confusion.any():
+            print_log(
+                f'{self.task}: no labelled pixel in the whole set, so mIoU is NaN', 'current', level=logging.WARNING
+            )
+            mean = float('nan')
+        elif self.absent_class == 'zero':
+            iou = iou.nan_to_num(0.0)
+            mean = iou.mean().item()
+        else:
+            mean = iou.nanmean().item()
+        self._log_absent([name for name, count in zip(self.class_names, union.tolist()) if count == 0])
+        self.class_iou = dict(zip(self.class_names, iou.tolist()))
+        return {'mIoU': mean}
+
+    def _log_absent(self, names: list[str]) -> None:
+        if names and names != self._absent_logged:
+            verdict = 'left out of the mean' if self.absent_class == 'left_out' else 'scored zero'
+            print_log(
+                f'{self.task}: classes neither in the truth nor in a prediction, {verdict}: {", ".join(names)}',
+                'current',
+            )
+        self._absent_logged = names
+
+    def _check_range(self, what: str, labels: Tensor, hint: str = '') -> None:
+        outside = labels[(labels < 0) | (labels >= self.num_classes)]
+        if outside.numel():
+            raise ValueError(
+                f'the {what} holds class {int(outside[0])}, and the classes are 0 to {self.num_classes - 1}{hint}; '
+                'check num_classes and the label files'
+            )

@@ -1,0 +1,119 @@
+"""Saliency: IoU and F-measure, each at its best threshold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mmvmt.registry import METRICS
+from mmvmt.structures import IGNORE_INDEX
+
+from .base import RunningMetric, State, check_finite
+
+DEFAULT_THRESHOLDS = tuple(round(0.2 + 0.05 * step, 2) for step in range(15))
+"""0.2, 0.25, ..., 0.9."""
+
+
+@METRICS.register_module()
+class SaliencyMetric(RunningMetric):
+    r"""Best mean IoU and best F-measure over thresholds, in percent.
+
+    A pixel is predicted salient where its probability is greater than the threshold. Per image and threshold,
+
+    - IoU is :math:`TP / (TP + FP + FN)`, and 1 where prediction and truth are both empty;
+    - precision is :math:`P = TP / (TP + FP)` and recall :math:`R = TP / (TP + FN)`, and 0 where the denominator is 0.
+
+    All three are averaged over images, and then
+
+    - ``mIoU`` is the largest mean IoU over thresholds;
+    - ``maxF`` is the largest :math:`(1 + \beta^2) P R / (\beta^2 P + R)` of mean precision and mean recall.
+
+    An image without a labelled pixel does not count. The prediction is a probability already: no sigmoid is applied
+    here, and values outside [0, 1] are an error, not clipped.
+
+    Args:
+        task: ``'saliency'``.
+        thresholds: Increasing thresholds in [0, 1). Default: 15 from 0.2 to 0.9.
+        beta2: :math:`\beta^2`, the weight of precision against recall. 1 is the harmonic mean :math:`2 P R / (P + R)`;
+            work on salient object detection alone commonly takes 0.3, which favours precision.
+        prefix: First part of the result keys. Default: the name of the task.
+
+    Raises:
+        ValueError: Thresholds are empty, not increasing or outside [0, 1), or ``beta2`` is not positive.
+    """
+
+    kind = 'binary'
+
+    def __init__(
+        self,
+        task: str = 'saliency',
+        thresholds: Sequence[float] = DEFAULT_THRESHOLDS,
+        beta2: float = 1.0,
+        prefix: str | None = None,
+    ) -> None:
+        super().__init__(task, prefix)
+        thresholds = tuple(thresholds)
+        increasing = all(low < high for low, high in zip(thresholds, thresholds[1:]))
+        if not thresholds or not increasing or not 0 <= thresholds[0] <= thresholds[-1] < 1:
+            raise ValueError(f'thresholds must be increasing numbers in [0, 1), got {list(thresholds)}')
+        if not beta2 > 0:
+            raise ValueError(f'beta2 must be positive, got {beta2}')
+        self.thresholds = thresholds
+        self.beta2 = beta2
+
+    def init_state(self) -> State:
+        """Return sums over images, one entry per threshold, and the number of images."""
+        sums = {
+            name: torch.zeros(len(self.thresholds), dtype=torch.float64) for name in ('iou', 'precision', 'recall')
+        }
+        return {**sums, 'images': torch.zeros((), dtype=torch.int64)}
+
+    def update(self, state: State, pred: Tensor, gt: Tensor) -> None:
+        """Add one image: ``pred`` ``(1, H, W)`` probabilities, ``gt`` ``(1, H, W)`` with 0, 1 and 255."""
+        check_finite(pred)
+        low, high = pred.min().item(), pred.max().item()
+        if low < 0 or high > 1:
+            raise ValueError(
+                f'the prediction ranges from {low:.4g} to {high:.4g} and must be a probability; the head applies the '
+                'sigmoid, once'
+            )
+        valid = gt != IGNORE_INDEX
+        gt, pred = gt[valid].long(), pred[valid].float()
+        if gt.numel() == 0:
+            return
+        if gt.max() > 1:
+            raise ValueError(f'the truth holds {int(gt.max())}; it must hold 0, 1 or {IGNORE_INDEX}')
+
+        # One pass for all thresholds: bin b holds the pixels whose probability exceeds exactly the b lowest thresholds,
+        # so the pixels above threshold k are those of the bins after k.
+        edges = torch.tensor(self.thresholds, device=pred.device)
+        bins = torch.bucketize(pred, edges)
+        num_bins = len(self.thresholds) + 1
+        counts = torch.bincount(gt * num_bins + bins, minlength=2 * num_bins).view(2, num_bins).double()
+        above = counts.flip(1).cumsum(1).flip(1)[:, 1:]
+        false_positives, true_positives = above[0], above[1]
+        positives, predicted = counts[1].sum(), false_positives + true_positives
+        union = positives + false_positives
+
+        state['iou'] += torch.where(union > 0, true_positives / union.clamp(min=1), 1.0)
+        # Without a denominator there is no true positive either: clamping it to 1 gives the 0 that is wanted.
+        state['precision'] += true_positives / predicted.clamp(min=1)
+        state['recall'] += true_positives / positives.clamp(min=1)
+        state['images'] += 1
+
+    def compute(self, state: State) -> dict[str, float]:
+        """Return ``mIoU`` and ``maxF`` in percent.
+
+        Raises:
+            ValueError: No image has a labelled pixel.
+        """
+        if state['images'] == 0:
+            raise ValueError(f'{self.task}: no valid pixel in the whole set; check the label files of the task')
+        iou, precision, recall = (state[name] / state['images'] for name in ('iou', 'precision', 'recall'))
+        weighted = self.beta2 * precision + recall
+        f_measure = torch.where(
+            weighted > 0, (1 + self.beta2) * precision * recall / weighted.clamp(min=torch.finfo(weighted.dtype).tiny), 0.0
+        )
+        return {'mIoU': 100 * iou.max().item(), 'maxF': 100 * f_measure.max().item()}

@@ -1,0 +1,21 @@
+from .backbones import AdaptedSwin
+from .data_preprocessor import MultiTaskDataPreProcessor
+from .losses import L1PixelLoss, WeightedBCELoss
+from .multi_task_encoder_decoder import MultiTaskEncoderDecoder
+from .parameter_groups import GROUPS, parameter_groups
+from .task_heads import ClassesOutput, DepthOutput, MLPHead, ProbabilityOutput, UnitVectorOutput
+
+__all__ = [
+    'GROUPS',
+    'AdaptedSwin',
+    'ClassesOutput',
+    'DepthOutput',
+    'L1PixelLoss',
+    'MLPHead',
+    'MultiTaskDataPreProcessor',
+    'MultiTaskEncoderDecoder',
+    'ProbabilityOutput',
+    'UnitVectorOutput',
+    'WeightedBCELoss',
+    'parameter_groups',
+]

@@ -1,0 +1,3 @@
+from .swin import AdaptedSwin
+
+__all__ = ['AdaptedSwin']

@@ -1,0 +1,183 @@
+"""Loading checkpoints: without executing what they hold, and without leaving a silent gap."""
+
+from __future__ import annotations
+
+import os.path as osp
+import pickle
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+from urllib.error import URLError
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from mmengine.logging import print_log
+from mmengine.logging.history_buffer import HistoryBuffer
+from torch import Tensor, nn
+
+
+def _history_buffer_attribute(owner: Any, name: str) -> Any:
+    """``getattr`` for the one use that mmengine's checkpoints make of it: the statistics of a HistoryBuffer."""
+    if owner is not HistoryBuffer:
+        raise pickle.UnpicklingError(f'the checkpoint asks for attribute {name!r} of {owner!r}, which is not allowed')
+    return getattr(owner, name)
+
+
+def _safe_globals() -> list:
+    multiarray = np._core.multiarray if hasattr(np, '_core') else np.core.multiarray
+    dtypes = [type(np.dtype(kind)) for kind in ('float64', 'float32', 'int64', 'int32', 'uint32')]
+    return [
+        HistoryBuffer,
+        (_history_buffer_attribute, 'builtins.getattr'),
+        slice,
+        np.ndarray,
+        np.dtype,
+        multiarray._reconstruct,
+        multiarray.scalar,
+        *dtypes,
+    ]
+
+
+def read_checkpoint(source: str) -> dict[str, Any]:
+    """Read a checkpoint from a path or URL; nothing in it is executed.
+
+    Args:
+        source: Local path, or http(s) URL (downloaded once into torch.hub's cache).
+
+    Raises:
+        FileNotFoundError: There is no such file, or the URL cannot be reached.
+        ValueError: The file is no checkpoint, is truncated, or holds more than weights and mmengine's records.
+    """
+    remedy = 'name a local file with --cfg-options model.backbone.init_cfg.checkpoint=PATH'
+    try:
+        with torch.serialization.safe_globals(_safe_globals()):
+            if source.startswith(('http://', 'https://')):
+                return torch.hub.load_state_dict_from_url(source, map_location='cpu', weights_only=True)
+            return torch.load(osp.expanduser(source), map_location='cpu', weights_only=True)
+    except (FileNotFoundError, IsADirectoryError):
+        raise FileNotFoundError(f'checkpoint {source!r} does not exist; {remedy}') from None
+    except (URLError, ConnectionError, TimeoutError) as error:
+        raise FileNotFoundError(f'checkpoint {source} could not be downloaded ({error}); {remedy}') from error
+    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f'checkpoint {source!r} is not a readable file of weights (truncated, of another kind, or holding code that '
+            f'would be executed): {reason}'
+        ) from error
+
+
+def state_dict_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The weights in a checkpoint of mmengine (``state_dict``), of Swin's authors (``model``) or bare."""
+    for key in ('state_dict', 'model'):
+        if isinstance(checkpoint.get(key), Mapping):
+            checkpoint = checkpoint[key]
+            break
+    weights = {name: value for name, value in checkpoint.items() if isinstance(value, Tensor)}
+    if weights and all(name.startswith('module.') for name in weights):
+        weights = {name.removeprefix('module.'): value for name, value in weights.items()}
+    return weights
+
+
+def _resize_bias_table(table: Tensor, rows: int) -> Tensor:
+    """Interpolate a relative position bias table ``((2 W - 1)^2, heads)`` to another window size W, as mmseg does."""
+    old, new = round(table.shape[0] ** 0.5), round(rows**0.5)
+    grid = table.t().reshape(1, -1, old, old)
+    grid = F.interpolate(grid, size=(new, new), mode='bicubic', align_corners=False)
+    return grid.reshape(-1, new * new).t().contiguous()
+
+
+def load_encoder_checkpoint(encoder: nn.Module, init_cfg: Mapping[str, Any]) -> None:
+    """Load encoder weights and make sure that every one of them was there.
+
+    Weights of heads, output norms and adapters in the file are left out. A bias table of another window size is interpolated.
+
+    Args:
+        encoder: An ``AdaptedSwin``.
+        init_cfg: ``dict(type='Pretrained', checkpoint=PATH_OR_URL)``.
+
+    Raises:
+        FileNotFoundError: The checkpoint is missing.
+        ValueError: It is unreadable, or of another encoder.
+    """
+    source = init_cfg.get('checkpoint')
+    if init_cfg.get('type', 'Pretrained') != 'Pretrained' or not isinstance(source, str):
+        raise ValueError(
+            f'init_cfg of {type(encoder).__name__} must be dict(type="Pretrained", checkpoint=PATH_OR_URL) or None, '
+            f'got {dict(init_cfg)!r}'
+        )
+    weights = state_dict_of(read_checkpoint(source))
+    if any(name.startswith('backbone.') for name in weights):
+        weights = {n.removeprefix('backbone.'): w for n, w in weights.items() if n.startswith('backbone.')}
+
+    left_out = re.compile(r'adapters\.|norm\d+\.|.*relative_position_index$')
+    own = {name: value for name, value in encoder.state_dict().items() if not left_out.match(name)}
+    for name, value in own.items():
+        if name.endswith('relative_position_bias_table') and name in weights:
+            table = weights[name]
+            if table.ndim == 2 and table.shape[1] == value.shape[1] and table.shape[0] != value.shape[0]:
+                weights[name] = _resize_bias_table(table, value.shape[0])
+    missing = [name for name in own if name not in weights]
+    if missing:
+        raise ValueError(
+            f'checkpoint {source!r} is not of this encoder: {len(missing)} of its {len(own)} weights are missing, '
+            f'e.g. {missing[0]!r} (the file has e.g. {next(iter(weights), "nothing")!r}); '
+            f'mmseg key names are expected'
+        )
+    for name, value in own.items():
+        if weights[name].shape != value.shape:
+            raise ValueError(
+                f'checkpoint {source!r} is of another encoder size: {name!r} has shape {tuple(weights[name].shape)}, '
+                f'this encoder needs {tuple(value.shape)}'
+            )
+    encoder.load_state_dict({name: weights[name] for name in own}, strict=False)
+    print_log(f'Loaded {len(own)} encoder weights from {source}', logger='current')
+
+
+def _names(keys: Iterable[str]) -> str:
+    keys = sorted(keys)
+    return ', '.join(keys[:3]) + (f' and {len(keys) - 3} more' if len(keys) > 3 else '')
+
+
+def check_model_checkpoint(model: nn.Module, weights: Mapping[str, Tensor], prefix: str = '') -> None:
+    """Refuse weights of another method, task set or size before any of them is copied.
+
+    Args:
+        model: A ``MultiTaskEncoderDecoder``.
+        weights: State dict whose keys start with ``prefix``.
+        prefix: Prefix of this model's keys.
+
+    Raises:
+        ValueError: Tasks, adapters or shapes differ.
+    """
+    own = {prefix + name: value for name, value in model.state_dict().items()}
+    trained = (f'{prefix}heads.', f'{prefix}backbone.adapters.')
+
+    def tasks(keys: Iterable[str]) -> list[str]:
+        heads = prefix + 'heads.'
+        return sorted({key[len(heads) :].split('.')[0] for key in keys if key.startswith(heads)})
+
+    if tasks(weights) != tasks(own):
+        found = ', '.join(tasks(weights)) or 'none'
+        raise ValueError(
+            f'the checkpoint has heads for tasks: {found}; this model has: {", ".join(tasks(own))}. Use the config that '
+            f'the checkpoint was trained with (an encoder alone is loaded through model.backbone.init_cfg)'
+        )
+    theirs = {key for key in weights if key.startswith(trained)}
+    ours = {key for key in own if key.startswith(trained)}
+    if theirs != ours:
+        details = []
+        if ours - theirs:
+            details.append(f'it lacks {_names(ours - theirs)}')
+        if theirs - ours:
+            details.append(f'it has besides {_names(theirs - ours)}')
+        raise ValueError(
+            f'the checkpoint was trained with another method than this model: {"; ".join(details)}. Use the config that '
+            f'the checkpoint was trained with'
+        )
+    for key, value in own.items():
+        if key in weights and weights[key].shape != value.shape and not key.endswith('relative_position_index'):
+            raise ValueError(
+                f'the checkpoint does not fit this model: {key!r} has shape {tuple(weights[key].shape)}, the model needs '
+                f'{tuple(value.shape)}. Use the config that the checkpoint was trained with'
+            )

@@ -1,0 +1,210 @@
+"""The model: one encoder, one head per task. mmseg's ``EncoderDecoder``, for T tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmengine.logging import MessageHub
+from mmengine.model import BaseModel
+from mmengine.structures import PixelData
+from torch import Tensor, nn
+
+from mmvmt.registry import MODELS
+from mmvmt.structures import TASKS, MultiTaskDataSample, check_tasks
+
+from .checkpoint import check_model_checkpoint
+
+
+@MODELS.register_module()
+class MultiTaskEncoderDecoder(BaseModel):
+    """One encoder pass gives the features of all tasks; one head per task turns them into a map.
+
+    Args:
+        backbone: Config of an encoder that returns ``{task: maps}``. Its ``tasks`` are taken from ``heads``.
+        heads: ``{task: config of its head}``, in the order of the tasks. ``in_channels`` defaults to the encoder's widths.
+        data_preprocessor: Config of the data preprocessor.
+        train_cfg: Unused, kept for mmseg's calling convention.
+        test_cfg: ``mode='whole'``, or ``mode='slide'`` with ``crop_size`` and ``stride`` (both (height, width));
+            ``resolution='original'`` resizes predictions to the image before the pipeline, ``'input'`` leaves them at the
+            size that entered the model.
+        init_cfg: As in mmengine.
+
+    Raises:
+        ValueError: A task is unknown, a head does not fit its task's kind of map, or ``test_cfg`` is wrong.
+    """
+
+    def __init__(
+        self,
+        backbone: dict[str, Any],
+        heads: dict[str, dict[str, Any]],
+        data_preprocessor: dict[str, Any] | nn.Module | None = None,
+        train_cfg: dict[str, Any] | None = None,
+        test_cfg: dict[str, Any] | None = None,
+        init_cfg: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
+        self.tasks = check_tasks(heads)
+        backbone = dict(backbone)
+        if tuple(backbone.setdefault('tasks', self.tasks)) != self.tasks:
+            raise ValueError(f'backbone.tasks {list(backbone["tasks"])} differ from the heads {list(self.tasks)}')
+        self.backbone = MODELS.build(backbone)
+        self.heads = nn.ModuleDict()
+        for task, head in heads.items():
+            head = dict(head)
+            head.setdefault('in_channels', [self.backbone.num_features[i] for i in self.backbone.out_indices])
+            self.heads[task] = MODELS.build(head)
+            kind = self.heads[task].output.kind
+            if kind != TASKS[task].kind:
+                raise ValueError(
+                    f'the head of task {task!r} puts out {kind!r} maps, but the task has {TASKS[task].kind!r} maps; '
+                    f'change heads.{task}.output.type'
+                )
+        self.train_cfg = train_cfg
+        self.test_cfg = self._checked_test_cfg(test_cfg)
+
+    @staticmethod
+    def _checked_test_cfg(test_cfg: dict[str, Any] | None) -> dict[str, Any]:
+        cfg = dict(mode='whole', resolution='original') | dict(test_cfg or {})
+        if cfg['mode'] not in ('whole', 'slide'):
+            raise ValueError(f"test_cfg.mode must be 'whole' or 'slide', got {cfg['mode']!r}")
+        if cfg['resolution'] not in ('original', 'input'):
+            raise ValueError(f"test_cfg.resolution must be 'original' or 'input', got {cfg['resolution']!r}")
+        if cfg['mode'] == 'slide':
+            for key in ('crop_size', 'stride'):
+                value = cfg.get(key)
+                if value is None or len(value) != 2 or min(value) <= 0:
+                    raise ValueError(f'test_cfg.{key} must be a positive (height, width) with mode=slide, got {value!r}')
+            if any(stride > crop for stride, crop in zip(cfg['stride'], cfg['crop_size'])):
+                raise ValueError(f'test_cfg.stride {cfg["stride"]} leaves gaps between crops of {cfg["crop_size"]}')
+        return cfg
+
+    def forward(
+        self, inputs: Tensor, data_samples: Sequence[MultiTaskDataSample] | None = None, mode: str = 'tensor'
+    ) -> dict[str, Tensor] | list[MultiTaskDataSample]:
+        """Run the model.
+
+        Args:
+            inputs: ``(B, 3, H, W)``, normalised and padded.
+            data_samples: One per image; needed for ``loss``.
+            mode: ``'loss'`` gives a dictionary of losses, ``'predict'`` a list of data samples with ``pred``, ``'tensor'``
+                a dictionary of logits ``(B, C, H / 4, W / 4)``.
+
+        Raises:
+            ValueError: The mode is unknown.
+        """
+        if mode == 'loss':
+            return self.loss(inputs, data_samples)
+        if mode == 'predict':
+            return self.predict(inputs, data_samples)
+        if mode == 'tensor':
+            return self.encode_decode(inputs)
+        raise ValueError(f"mode must be 'loss', 'predict' or 'tensor', got {mode!r}")
+
+    def extract_feat(self, inputs: Tensor) -> dict[str, tuple[Tensor, ...]]:
+        """Features of every task, from one call of the encoder."""
+        return self.backbone(inputs)
+
+    def encode_decode(self, inputs: Tensor) -> dict[str, Tensor]:
+        """Logits of every task at the heads' resolution."""
+        features = self.extract_feat(inputs)
+        return {task: head(features[task]) for task, head in self.heads.items()}
+
+    def loss(self, inputs: Tensor, data_samples: Sequence[MultiTaskDataSample]) -> dict[str, Tensor]:
+        """Weighted loss of every task.
+
+        A task without a labelled pixel in the batch has a loss of zero that still reaches all its parameters.
+
+        Raises:
+            KeyError: A sample lacks the labels of a task.
+            FloatingPointError: A loss is not finite.
+        """
+        logits = self.encode_decode(inputs)
+        losses = {f'loss_{task}': head.loss(logits[task], self._targets(task, data_samples)) for task, head in self.heads.items()}
+        self._check_finite(losses, data_samples)
+        return losses
+
+    @staticmethod
+    def _targets(task: str, data_samples: Sequence[MultiTaskDataSample]) -> Tensor:
+        for sample in data_samples:
+            if task not in sample.gt:
+                raise KeyError(
+                    f'sample {sample.get("img_id")!r} has no labels for task {task!r}; list the task in the data set\'s tasks'
+                )
+        return torch.stack([sample.gt.get(task) for sample in data_samples])
+
+    @staticmethod
+    def _check_finite(losses: dict[str, Tensor], data_samples: Sequence[MultiTaskDataSample]) -> None:
+        """Stop before a step would spread NaN into the weights."""
+        values = torch.stack([loss.detach() for loss in losses.values()])
+        if torch.isfinite(values).all():
+            return
+        bad = [f'{name.removeprefix("loss_")} ({value})' for name, value in zip(losses, values.tolist()) if not abs(value) < float('inf')]
+        ids = [sample.get('img_id') for sample in data_samples]
+        iteration = MessageHub.get_current_instance().runtime_info.get('iter', 'unknown')
+        raise FloatingPointError(
+            f'loss of task {", ".join(bad)} is not finite at iteration {iteration}, samples {ids}; no weight was changed by '
+            f'it. Resume from the last checkpoint with a smaller learning rate or gradient clipping, or check these samples'
+        )
+
+    @torch.no_grad()
+    def predict(
+        self, inputs: Tensor, data_samples: Sequence[MultiTaskDataSample] | None = None
+    ) -> list[MultiTaskDataSample]:
+        """Predictions of every task, as ``pred`` of the data samples."""
+        if data_samples is None:
+            data_samples = [
+                MultiTaskDataSample(metainfo=dict(ori_shape=tuple(inputs.shape[2:]), img_shape=tuple(inputs.shape[2:])))
+                for _ in range(len(inputs))
+            ]
+        logits = self._slide(inputs) if self.test_cfg['mode'] == 'slide' else self._whole(inputs)
+        for index, sample in enumerate(data_samples):
+            pred = PixelData()
+            for task, head in self.heads.items():
+                resized = self._to_resolution(logits[task][index : index + 1], sample)
+                pred.set_field(head.predict(resized)[0], task)
+            sample.pred = pred
+        return list(data_samples)
+
+    def _to_resolution(self, logits: Tensor, sample: MultiTaskDataSample) -> Tensor:
+        """Cut the padding off and resize to the resolution that ``test_cfg`` asks for."""
+        _, right, _, bottom = sample.get('padding_size', (0, 0, 0, 0))
+        height, width = logits.shape[2] - bottom, logits.shape[3] - right
+        logits = logits[:, :, :height, :width]
+        size = tuple(sample.ori_shape if self.test_cfg['resolution'] == 'original' else sample.img_shape)
+        if size != (height, width):
+            logits = F.interpolate(logits.float(), size=size, mode='bilinear', align_corners=False)
+        return logits
+
+    def _whole(self, inputs: Tensor) -> dict[str, Tensor]:
+        size = inputs.shape[2:]
+        logits = self.encode_decode(inputs)
+        return {t: F.interpolate(x.float(), size=size, mode='bilinear', align_corners=False) for t, x in logits.items()}
+
+    def _slide(self, inputs: Tensor) -> dict[str, Tensor]:
+        """Mean of the logits of overlapping crops; the last crop of a row or column is moved back inside."""
+        (crop_h, crop_w), (stride_h, stride_w) = self.test_cfg['crop_size'], self.test_cfg['stride']
+        batch, _, height, width = inputs.shape
+
+        def starts(length: int, crop: int, stride: int) -> list[int]:
+            count = max(length - crop + stride - 1, 0) // stride + 1
+            return [max(min(i * stride, length - crop), 0) for i in range(count)]
+
+        sums: dict[str, Tensor] = {}
+        visits = inputs.new_zeros(1, 1, height, width, dtype=torch.float32)
+        for top in starts(height, crop_h, stride_h):
+            for left in starts(width, crop_w, stride_w):
+                window = (..., slice(top, top + crop_h), slice(left, left + crop_w))
+                visits[window] += 1
+                for task, logits in self._whole(inputs[window]).items():
+                    if task not in sums:
+                        sums[task] = logits.new_zeros(batch, logits.shape[1], height, width)
+                    sums[task][window] += logits
+        return {task: total / visits for task, total in sums.items()}
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        # Every way of loading passes here, mmengine's non-strict one too, which would only warn.
+        check_model_checkpoint(self, state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args)

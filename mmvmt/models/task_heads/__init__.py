@@ -1,0 +1,4 @@
+from .mlp import MLPHead
+from .outputs import ClassesOutput, DepthOutput, ProbabilityOutput, TaskOutput, UnitVectorOutput
+
+__all__ = ['ClassesOutput', 'DepthOutput', 'MLPHead', 'ProbabilityOutput', 'TaskOutput', 'UnitVectorOutput']

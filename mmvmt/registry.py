@@ -1,0 +1,51 @@
+"""Child registries of mmengine's roots, scope ``mmvmt``.
+
+Each names the package that registers into it, and mmengine imports that package at the first look-up: that is why
+``custom_imports = dict(imports=['mmvmt'])`` is all that a config needs.
+"""
+
+from mmengine.registry import DATA_SAMPLERS as MMENGINE_DATA_SAMPLERS
+from mmengine.registry import DATASETS as MMENGINE_DATASETS
+from mmengine.registry import EVALUATOR as MMENGINE_EVALUATOR
+from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.registry import METRICS as MMENGINE_METRICS
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS
+from mmengine.registry import OPTIM_WRAPPERS as MMENGINE_OPTIM_WRAPPERS
+from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
+from mmengine.registry import VISUALIZERS as MMENGINE_VISUALIZERS
+from mmengine.registry import Registry
+
+_SCOPE = 'mmvmt'
+
+# mmvmt.models
+MODELS = Registry('model', parent=MMENGINE_MODELS, scope=_SCOPE, locations=['mmvmt.models'])
+# mmvmt.adapters: parameter-efficient methods. A root of its own, because an adapter is built from the encoder's sites
+# and cannot stand in a model config by itself.
+ADAPTERS = Registry('adapter', scope=_SCOPE, locations=['mmvmt.adapters'])
+
+# mmvmt.datasets
+DATASETS = Registry('dataset', parent=MMENGINE_DATASETS, scope=_SCOPE, locations=['mmvmt.datasets'])
+TRANSFORMS = Registry('transform', parent=MMENGINE_TRANSFORMS, scope=_SCOPE, locations=['mmvmt.datasets.transforms'])
+DATA_SAMPLERS = Registry(
+    'data sampler', parent=MMENGINE_DATA_SAMPLERS, scope=_SCOPE, locations=['mmvmt.datasets.samplers']
+)
+
+# mmvmt.evaluation
+METRICS = Registry('metric', parent=MMENGINE_METRICS, scope=_SCOPE, locations=['mmvmt.evaluation'])
+EVALUATOR = Registry('evaluator', parent=MMENGINE_EVALUATOR, scope=_SCOPE, locations=['mmvmt.evaluation'])
+
+# mmvmt.engine
+HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope=_SCOPE, locations=['mmvmt.engine'])
+OPTIM_WRAPPERS = Registry(
+    'optim_wrapper', parent=MMENGINE_OPTIM_WRAPPERS, scope=_SCOPE, locations=['mmvmt.engine']
+)
+OPTIM_WRAPPER_CONSTRUCTORS = Registry(
+    'optimizer wrapper constructor',
+    parent=MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS,
+    scope=_SCOPE,
+    locations=['mmvmt.engine'],
+)
+
+# mmvmt.visualization
+VISUALIZERS = Registry('visualizer', parent=MMENGINE_VISUALIZERS, scope=_SCOPE, locations=['mmvmt.visualization'])

@@ -1,0 +1,4 @@
+from .multi_task_data_sample import MultiTaskDataSample
+from .tasks import IGNORE_INDEX, TASKS, Task, check_tasks
+
+__all__ = ['IGNORE_INDEX', 'TASKS', 'MultiTaskDataSample', 'Task', 'check_tasks']

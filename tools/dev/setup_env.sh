@@ -1,0 +1,241 @@
+#!/usr/bin/env bash
+# Builds .venv from the pinned requirements. Does nothing while they are unchanged; an interrupted run is simply repeated.
+#   PYTHON       interpreter of a new environment (default: the first of python3.11 ... python3 that is recent enough)
+#   FORCE_CUDA   1 builds the CUDA operators of mmcv on a machine without a GPU, such as a cluster's login node
+#   MAX_JOBS     parallel compiler processes (default: the cores, at most one per 2 GiB of free memory)
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+
+VENV=.venv
+STAMP=$VENV/setup.stamp
+MMCV_LOG=$VENV/mmcv_build.log
+INPUTS=(requirements.txt requirements/build.txt requirements/dev.txt setup.py)
+PYTHON_NEEDED='3.11'
+
+step() { printf '\n==> [%s] %s\n' "$1" "$2"; }
+note() { printf '    %s\n' "$@"; }
+die() {
+    printf '\nsetup failed: %s\n' "$1" >&2
+    shift
+    if (($#)); then printf '    %s\n' "$@" >&2; fi
+    exit 1
+}
+
+recent_enough() { "$1" -c "import sys; sys.exit(sys.version_info[:2] < tuple(map(int, '$PYTHON_NEEDED'.split('.'))))"; }
+version_of() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])'; }
+
+# The pins of a requirements file, without comments, whose names match an extended regular expression.
+pins() { grep -oE '^[A-Za-z0-9][^# ]*' "$1" | grep -E "$2"; }
+pins_except() { grep -oE '^[A-Za-z0-9][^# ]*' "$1" | grep -vE "$2"; }
+
+# An environment belongs to its folder (the editable install names it), to its requirements and to its kind of operators.
+fingerprint() {
+    pwd -P
+    cksum "${INPUTS[@]}"
+}
+
+up_to_date() {
+    [[ -x $VENV/bin/python && -f $STAMP ]] || return 1
+    [[ "$(sed '$d' "$STAMP")" == "$(fingerprint)" ]] || return 1
+    [[ ${FORCE_CUDA:-0} != 1 || "$(tail -n 1 "$STAMP")" == 'operators cuda' ]]
+}
+
+choose_python() {
+    local candidate
+    if [[ -n ${PYTHON:-} ]]; then
+        command -v "$PYTHON" >/dev/null || die "PYTHON=$PYTHON is not a command." 'Name an installed interpreter.'
+        recent_enough "$PYTHON" || die "PYTHON=$PYTHON is Python $(version_of "$PYTHON"), too old." \
+            "Python $PYTHON_NEEDED or later is needed: make setup PYTHON=python3.11"
+        return
+    fi
+    for candidate in python3.11 python3.12 python3.13 python3; do
+        if command -v "$candidate" >/dev/null && recent_enough "$candidate"; then
+            PYTHON=$candidate
+            return
+        fi
+    done
+    die "no Python $PYTHON_NEEDED or later on PATH." \
+        'Install one (Debian 12 or later: apt-get install python3 python3-venv python3-dev)' \
+        'or name it: make setup PYTHON=/path/to/python3.11'
+}
+
+check_machine() {
+    local version
+    choose_python
+    version=$(version_of "$PYTHON")
+    note "interpreter: $PYTHON ($version)"
+    if [[ -x $VENV/bin/python && "$(version_of $VENV/bin/python)" != "$version" ]]; then
+        die "$VENV has Python $(version_of $VENV/bin/python), $PYTHON is $version." \
+            "To build it anew: make distclean && make setup PYTHON=$PYTHON" \
+            "To keep it: make setup PYTHON=python$(version_of $VENV/bin/python)"
+    fi
+    "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null || die "$PYTHON cannot make virtual environments." \
+        "Install its venv module (Debian, Ubuntu: apt-get install python$version-venv)"
+    "$PYTHON" -c 'import os, sys, sysconfig; sys.exit(not os.path.isfile(sysconfig.get_path("include") + "/Python.h"))' ||
+        die "the headers of $PYTHON (Python.h) are missing: the operators of mmcv cannot be compiled." \
+            "Install them (Debian, Ubuntu: apt-get install python$version-dev)"
+    command -v "${CXX:-c++}" >/dev/null || die "no C++ compiler (${CXX:-c++}): the operators of mmcv cannot be compiled." \
+        'Install one (Debian, Ubuntu: apt-get install gcc g++) or name it in CXX'
+}
+
+in_venv() { "$VENV/bin/python" "$@"; }
+
+pip_install() {
+    in_venv -m pip --disable-pip-version-check install "$@" || die "pip install $*" \
+        'The lines above say why. After a network error or a full disk, run make setup again: it goes on where it stopped.' \
+        'Behind a package mirror set PIP_INDEX_URL (and PIP_CERT) before.'
+}
+
+make_venv() {
+    # A run that was interrupted here leaves a folder without a working pip: venv repairs it in place.
+    if ! [[ -x $VENV/bin/python ]] || ! in_venv -m pip --version >/dev/null 2>&1; then
+        "$PYTHON" -m venv $VENV || die "$PYTHON -m venv $VENV" "Remove the folder $VENV and run make setup again."
+    fi
+    # shellcheck disable=SC2046  # one word per requirement is meant
+    pip_install --quiet $(pins requirements/build.txt .)
+}
+
+# Prints cuda or cpu: the kind of operators this machine gets.
+operators_wanted() {
+    in_venv - <<'PY'
+import os
+
+import torch
+
+forced = os.environ.get('FORCE_CUDA') == '1'
+if forced or torch.cuda.is_available():
+    from torch.utils.cpp_extension import CUDA_HOME
+
+    if CUDA_HOME is not None and os.access(os.path.join(CUDA_HOME, 'bin', 'nvcc'), os.X_OK):
+        print('cuda')
+    else:
+        print('forced-without-nvcc' if forced else 'gpu-without-nvcc')
+else:
+    print('cpu')
+PY
+}
+
+torch_cuda() { in_venv -c 'import torch; print(torch.version.cuda)'; }
+
+compile_jobs() {
+    local jobs cores
+    cores=$(nproc)
+    jobs=$(awk '/^MemAvailable:/ { print int($2 / 2097152) }' /proc/meminfo)
+    if ((jobs > cores)); then jobs=$cores; fi
+    echo $((jobs > 0 ? jobs : 1))
+}
+
+# Shows the compiler's progress, every tenth file, instead of its commands, which go to the log.
+progress_of_ninja() {
+    awk -v log_file="$1" '
+        { print > log_file }
+        match($0, /\[[0-9]+\/[0-9]+\]/) {
+            split(substr($0, RSTART + 1, RLENGTH - 2), count, "/")
+            if (count[1] % 10 == 0 || count[1] == count[2]) { printf "    compiled %d of %d files\n", count[1], count[2]; fflush() }
+        }'
+}
+
+install_mmcv() { # KIND, further pip arguments
+    local kind=$1 pin
+    shift
+    pin=$(pins requirements.txt '^onedl-mmcv==')
+    export MMCV_WITH_OPS=1 MAX_JOBS=${MAX_JOBS:-$(compile_jobs)}
+    if [[ $kind == cuda ]]; then
+        export FORCE_CUDA=1
+    else
+        # mmcv builds for CUDA as soon as it sees a GPU, and fails without nvcc.
+        export FORCE_CUDA=0 CUDA_VISIBLE_DEVICES=
+    fi
+    in_venv -m pip --disable-pip-version-check install --verbose --no-deps --no-build-isolation "$@" "$pin" 2>&1 |
+        progress_of_ninja "$MMCV_LOG" || {
+        grep -E 'error|Error|Killed' "$MMCV_LOG" | tail -n 15 >&2
+        die "$pin did not build; the whole log is $MMCV_LOG." \
+            'Compiler killed: too little memory, try MAX_JOBS=1 make setup' \
+            'CUDA version mismatch: install the CUDA toolkit that torch was built with, see the log'
+    }
+}
+
+operators_work() { # KIND
+    if [[ $1 == cuda ]]; then
+        in_venv tools/dev/check_operators.py --cuda
+    else
+        in_venv tools/dev/check_operators.py
+    fi
+}
+
+setup_mmcv() {
+    local kind
+    kind=$(operators_wanted) || die 'torch does not import.' 'make distclean && make setup builds the environment anew.'
+    case $kind in
+        forced-without-nvcc)
+            die 'FORCE_CUDA=1, but there is no nvcc.' \
+                "Install the CUDA toolkit $(torch_cuda) and put nvcc on PATH or set CUDA_HOME."
+            ;;
+        gpu-without-nvcc)
+            kind=cpu
+            note 'This machine has a GPU but no nvcc: the operators are built for the CPU only. Everything but the' \
+                'deformable head still runs on the GPU. To have them, install the CUDA toolkit' \
+                "$(torch_cuda), set CUDA_HOME and run: make setup FORCE_CUDA=1"
+            ;;
+    esac
+    note "kind: $kind; progress is shown while it compiles, the log is $MMCV_LOG"
+    (install_mmcv "$kind")
+    if ! operators_work "$kind"; then
+        # pip keeps the wheel it once built, and does not know with which torch or without which compiler that was.
+        note 'The operators of this mmcv build do not work here (reason above): deleting the cached wheel, compiling anew.'
+        in_venv -m pip cache remove onedl_mmcv || note 'pip has no cache to delete from'
+        (install_mmcv "$kind" --force-reinstall)
+        operators_work "$kind" || die 'mmcv.ops does not work (reason above), also after compiling it anew.' \
+            "Look into $MMCV_LOG. Was mmcv compiled by this compiler, against this torch? To start from nothing:" \
+            'make distclean && pip cache purge && make setup'
+    fi
+    OPERATORS=$kind
+}
+
+remove_other_opencv() {
+    # Two OpenCV distributions share the folder cv2: removing one breaks the other, so both go and the pinned one returns.
+    if in_venv -m pip show --quiet opencv-python >/dev/null 2>&1; then
+        in_venv -m pip uninstall --quiet --yes opencv-python opencv-python-headless
+    fi
+}
+
+verify() {
+    local broken
+    in_venv -c 'import mmcv.ops, mmengine, mmpretrain, mmseg, mmvmt, torchvision' ||
+        die 'an installed package does not import (reason above).' 'make distclean && make setup builds the environment anew.'
+    # The headless OpenCV stands in for opencv-python, which two packages ask for by name.
+    broken=$(in_venv -m pip check | grep -vE 'requires opencv-python, which is not installed|^No broken' || true)
+    [[ -z $broken ]] || die 'the pins in requirements.txt contradict each other:' "$broken" 'Correct the pins.'
+}
+
+if up_to_date; then
+    exit 0
+fi
+rm -f "$STAMP"
+
+step 1/6 'checking this machine'
+check_machine
+step 2/6 "virtual environment $VENV and build tools (half a minute)"
+make_venv
+step 3/6 "$(pins requirements.txt '^torch==') and $(pins requirements.txt '^torchvision==') (1 to 5 minutes, about 3 GB)"
+# shellcheck disable=SC2046
+pip_install --constraint requirements.txt $(pins requirements.txt '^(torch|torchvision)==')
+step 4/6 'libraries (half a minute)'
+remove_other_opencv
+# shellcheck disable=SC2046
+pip_install --quiet $(pins_except requirements.txt '^(torch|torchvision|onedl-[a-z]+)==') $(pins requirements/dev.txt .)
+step 5/6 "$(pins requirements.txt '^onedl-mmcv==') with compiled operators (6 to 8 minutes on 2 cores, seconds once pip has the wheel)"
+# shellcheck disable=SC2046
+pip_install --quiet --no-deps $(pins requirements.txt '^onedl-mmengine==')
+setup_mmcv
+step 6/6 'the other OpenMMLab packages and mmvmt itself (half a minute)'
+# shellcheck disable=SC2046
+pip_install --quiet --no-deps --no-build-isolation $(pins requirements.txt '^onedl-' | grep -vE '^onedl-(mmengine|mmcv)==')
+pip_install --quiet --no-deps --no-build-isolation --editable .
+verify
+
+{
+    fingerprint
+    echo "operators $OPERATORS"
+} >"$STAMP"
+printf '\nready: source %s/bin/activate, or make demo, make test\n' $VENV

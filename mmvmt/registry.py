@@ -37,9 +37,7 @@ EVALUATOR = Registry('evaluator', parent=MMENGINE_EVALUATOR, scope=_SCOPE, locat
 
 # mmvmt.engine
 HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope=_SCOPE, locations=['mmvmt.engine'])
-OPTIM_WRAPPERS = Registry(
-    'optim_wrapper', parent=MMENGINE_OPTIM_WRAPPERS, scope=_SCOPE, locations=['mmvmt.engine']
-)
+OPTIM_WRAPPERS = Registry('optim_wrapper', parent=MMENGINE_OPTIM_WRAPPERS, scope=_SCOPE, locations=['mmvmt.engine'])
 OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     'optimizer wrapper constructor',
     parent=MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS,

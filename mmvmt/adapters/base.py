@@ -1,7 +1,7 @@
 """The adapter contract: what a parameter-efficient method says of itself, and what an encoder asks of it.
 
-A method is one ``nn.Module`` for the whole encoder. The encoder describes the places that it offers as :class:`Site` and
-calls the method there; the method never edits the encoder and knows nothing of Swin, tasks' meaning or data.
+A method is one ``nn.Module`` for the whole encoder. The encoder describes the places that it offers as :class:`Site`
+and calls the method there; the method never edits the encoder and knows nothing of Swin, tasks' meaning or data.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""VMT-Adapter and VMT-Adapter-Lite (Xin et al., "VMT-Adapter: Parameter-Efficient Transfer Learning for Multi-Task Dense
-Scene Understanding", AAAI 2024, arXiv 2312.08733).
+"""VMT-Adapter and VMT-Adapter-Lite (Xin et al., "VMT-Adapter: Parameter-Efficient Transfer Learning for Multi-Task
+Dense Scene Understanding", AAAI 2024, arXiv 2312.08733).
 
-The authors published no code. This is our reading of the paper, chosen so that the parameter counts come out as reported;
-docs/methods/vmt.md says what the paper states and what is ours.
+The authors published no code. This is our reading of the paper, chosen so that the parameter counts come out as
+reported; docs/methods/vmt.md says what the paper states and what is ours.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class SharedBottleneck(nn.Module):
     def reset_parameters(self) -> None:
         """Start from the frozen network, a = 0, at a point that gradients can leave.
 
-        Tied weights that are zero together with a zero ``down_bias`` have zero gradients everywhere: hence the normal bias.
+        Tied weights that are zero together with a zero ``down_bias`` get no gradient at all: hence the normal bias.
         """
         nn.init.zeros_(self.up_bias)
         if self.tied:
@@ -88,8 +88,8 @@ class VMTAdapter(Adapter):
         h' &= h + \mathrm{MLP}(\mathrm{LN}(h)) + s\, a \\
         F_t &= X + s \sum_l (\gamma_t^l \odot a^l + \beta_t^l)
 
-    The stream h' does not depend on the task, so the encoder runs once for any number of tasks. F_t is the feature of task
-    t that leaves a stage with output X and blocks l.
+    The stream h' does not depend on the task, so the encoder runs once for any number of tasks. F_t is the feature of
+    task t that leaves a stage with output X and blocks l.
 
     Args:
         sites: Blocks to fill, in the encoder's order.

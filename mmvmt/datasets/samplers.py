@@ -1,4 +1,4 @@
-"""Training order and randomness as a function of (seed, position), so that a resumed run sees what an uninterrupted one does."""
+"""Training order and randomness as a function of (seed, position): a resumed run sees what an uninterrupted one does."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class SampleKey(int):
 class SeededInfiniteSampler(Sampler):
     """Endless permutations of a data set, dealt to the ranks in turn.
 
-    Position p of the stream (counted over all ranks) is the same sample with the same augmentation seed whatever the number
-    of workers, and whether or not the run was interrupted.
+    Position p of the stream (counted over all ranks) is the same sample with the same augmentation seed whatever the
+    number of workers, and whether or not the run was interrupted.
 
     Args:
         dataset: The data set.

@@ -62,8 +62,8 @@ def read_checkpoint(source: str) -> dict[str, Any]:
     except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
-            f'checkpoint {source!r} is not a readable file of weights (truncated, of another kind, or holding code that '
-            f'would be executed): {reason}'
+            f'checkpoint {source!r} is not a readable file of weights (truncated, of another kind, or holding code '
+            f'that would be executed): {reason}'
         ) from error
 
 
@@ -90,7 +90,8 @@ def _resize_bias_table(table: Tensor, rows: int) -> Tensor:
 def load_encoder_checkpoint(encoder: nn.Module, init_cfg: Mapping[str, Any]) -> None:
     """Load encoder weights and make sure that every one of them was there.
 
-    Weights of heads, output norms and adapters in the file are left out. A bias table of another window size is interpolated.
+    Weights of heads, output norms and adapters in the file are left out. A bias table of another window size is
+    interpolated.
 
     Args:
         encoder: An ``AdaptedSwin``.
@@ -160,8 +161,8 @@ def check_model_checkpoint(model: nn.Module, weights: Mapping[str, Tensor], pref
     if tasks(weights) != tasks(own):
         found = ', '.join(tasks(weights)) or 'none'
         raise ValueError(
-            f'the checkpoint has heads for tasks: {found}; this model has: {", ".join(tasks(own))}. Use the config that '
-            f'the checkpoint was trained with (an encoder alone is loaded through model.backbone.init_cfg)'
+            f'the checkpoint has heads for tasks: {found}; this model has: {", ".join(tasks(own))}. Use the config '
+            f'that the checkpoint was trained with (an encoder alone is loaded through model.backbone.init_cfg)'
         )
     theirs = {key for key in weights if key.startswith(trained)}
     ours = {key for key in own if key.startswith(trained)}
@@ -172,12 +173,12 @@ def check_model_checkpoint(model: nn.Module, weights: Mapping[str, Tensor], pref
         if theirs - ours:
             details.append(f'it has besides {_names(theirs - ours)}')
         raise ValueError(
-            f'the checkpoint was trained with another method than this model: {"; ".join(details)}. Use the config that '
-            f'the checkpoint was trained with'
+            f'the checkpoint was trained with another method than this model: {"; ".join(details)}. Use the config '
+            f'that the checkpoint was trained with'
         )
     for key, value in own.items():
         if key in weights and weights[key].shape != value.shape and not key.endswith('relative_position_index'):
             raise ValueError(
-                f'the checkpoint does not fit this model: {key!r} has shape {tuple(weights[key].shape)}, the model needs '
-                f'{tuple(value.shape)}. Use the config that the checkpoint was trained with'
+                f'the checkpoint does not fit this model: {key!r} has shape {tuple(weights[key].shape)}, the model '
+                f'needs {tuple(value.shape)}. Use the config that the checkpoint was trained with'
             )

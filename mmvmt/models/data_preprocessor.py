@@ -19,8 +19,8 @@ from mmvmt.structures import TASKS
 class MultiTaskDataPreProcessor(BaseDataPreprocessor):
     """Moves a batch to the device, normalises, and pads at the right and the bottom.
 
-    Images are padded with zeros after normalisation, label maps with their task's ignore value. In evaluation only images are
-    padded: ground truth may be of another size than the input.
+    Images are padded with zeros after normalisation, label maps with their task's ignore value. In evaluation only
+    images are padded: ground truth may be of another size than the input.
 
     Args:
         mean: Mean per channel, in 0..255, in the order after ``bgr_to_rgb``.
@@ -53,7 +53,7 @@ class MultiTaskDataPreProcessor(BaseDataPreprocessor):
         self.size_divisor = size_divisor
 
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
-        """Args: data with ``inputs``, a list of ``(3, H, W)`` uint8, and ``data_samples``. Returns the same, batched."""
+        """Batch ``inputs``, a list of ``(3, H, W)`` uint8, and pad the labels in ``data_samples`` when training."""
         data = self.cast_data(data)
         inputs, samples = data['inputs'], data.get('data_samples')
         if isinstance(inputs, Tensor):

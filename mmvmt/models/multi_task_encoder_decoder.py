@@ -24,7 +24,8 @@ class MultiTaskEncoderDecoder(BaseModel):
 
     Args:
         backbone: Config of an encoder that returns ``{task: maps}``. Its ``tasks`` are taken from ``heads``.
-        heads: ``{task: config of its head}``, in the order of the tasks. ``in_channels`` defaults to the encoder's widths.
+        heads: ``{task: config of its head}``, in the order of the tasks. ``in_channels`` defaults to the encoder's
+            widths.
         data_preprocessor: Config of the data preprocessor.
         train_cfg: Unused, kept for mmseg's calling convention.
         test_cfg: ``mode='whole'``, or ``mode='slide'`` with ``crop_size`` and ``stride`` (both (height, width));
@@ -76,7 +77,9 @@ class MultiTaskEncoderDecoder(BaseModel):
             for key in ('crop_size', 'stride'):
                 value = cfg.get(key)
                 if value is None or len(value) != 2 or min(value) <= 0:
-                    raise ValueError(f'test_cfg.{key} must be a positive (height, width) with mode=slide, got {value!r}')
+                    raise ValueError(
+                        f'test_cfg.{key} must be a positive (height, width) with mode=slide, got {value!r}'
+                    )
             if any(stride > crop for stride, crop in zip(cfg['stride'], cfg['crop_size'])):
                 raise ValueError(f'test_cfg.stride {cfg["stride"]} leaves gaps between crops of {cfg["crop_size"]}')
         return cfg
@@ -89,8 +92,8 @@ class MultiTaskEncoderDecoder(BaseModel):
         Args:
             inputs: ``(B, 3, H, W)``, normalised and padded.
             data_samples: One per image; needed for ``loss``.
-            mode: ``'loss'`` gives a dictionary of losses, ``'predict'`` a list of data samples with ``pred``, ``'tensor'``
-                a dictionary of logits ``(B, C, H / 4, W / 4)``.
+            mode: ``'loss'`` gives a dictionary of losses, ``'predict'`` a list of data samples with ``pred``,
+                ``'tensor'`` a dictionary of logits ``(B, C, H / 4, W / 4)``.
 
         Raises:
             ValueError: The mode is unknown.
@@ -122,7 +125,10 @@ class MultiTaskEncoderDecoder(BaseModel):
             FloatingPointError: A loss is not finite.
         """
         logits = self.encode_decode(inputs)
-        losses = {f'loss_{task}': head.loss(logits[task], self._targets(task, data_samples)) for task, head in self.heads.items()}
+        losses = {
+            f'loss_{task}': head.loss(logits[task], self._targets(task, data_samples))
+            for task, head in self.heads.items()
+        }
         self._check_finite(losses, data_samples)
         return losses
 
@@ -131,7 +137,8 @@ class MultiTaskEncoderDecoder(BaseModel):
         for sample in data_samples:
             if task not in sample.gt:
                 raise KeyError(
-                    f'sample {sample.get("img_id")!r} has no labels for task {task!r}; list the task in the data set\'s tasks'
+                    f'sample {sample.get("img_id")!r} has no labels for task {task!r}; '
+                    f"list the task in the data set's tasks"
                 )
         return torch.stack([sample.gt.get(task) for sample in data_samples])
 
@@ -141,12 +148,17 @@ class MultiTaskEncoderDecoder(BaseModel):
         values = torch.stack([loss.detach() for loss in losses.values()])
         if torch.isfinite(values).all():
             return
-        bad = [f'{name.removeprefix("loss_")} ({value})' for name, value in zip(losses, values.tolist()) if not abs(value) < float('inf')]
+        bad = [
+            f'{name.removeprefix("loss_")} ({value})'
+            for name, value in zip(losses, values.tolist())
+            if not abs(value) < float('inf')
+        ]
         ids = [sample.get('img_id') for sample in data_samples]
         iteration = MessageHub.get_current_instance().runtime_info.get('iter', 'unknown')
         raise FloatingPointError(
-            f'loss of task {", ".join(bad)} is not finite at iteration {iteration}, samples {ids}; no weight was changed by '
-            f'it. Resume from the last checkpoint with a smaller learning rate or gradient clipping, or check these samples'
+            f'loss of task {", ".join(bad)} is not finite at iteration {iteration}, samples {ids}; no weight was '
+            f'changed by it. Resume from the last checkpoint with a smaller learning rate or gradient clipping, or check '
+            f'these samples'
         )
 
     @torch.no_grad()

@@ -10,8 +10,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 GROUPS = ('adapters', 'norms_biases', 'encoder_weights', 'decoders', 'frozen')
-"""``adapters``: what methods add. ``norms_biases``: trained norms and biases of the encoder. ``encoder_weights``: what else of
-the encoder trains. ``decoders``: the heads. ``frozen``: the rest."""
+"""``adapters``: what methods add. ``norms_biases``: trained norms and biases of the encoder. ``encoder_weights``:
+what else of the encoder trains. ``decoders``: the heads. ``frozen``: the rest."""
 
 _NORMS = (nn.LayerNorm, nn.GroupNorm, _BatchNorm, _InstanceNorm)
 

@@ -74,9 +74,10 @@ class _RemovalsLater:
 
 @HOOKS.register_module()
 class AtomicCheckpointHook(CheckpointHook):
-    """mmengine's ``CheckpointHook`` whose files are written atomically, and whose old files go only when the new one is there.
+    """mmengine's ``CheckpointHook`` that writes atomically and removes old files only once the new one is there.
 
-    Args: as ``CheckpointHook``. With ``backend_args`` of one's own (a remote storage), writing is as atomic as that storage.
+    Args: as ``CheckpointHook``. With ``backend_args`` of one's own (a remote storage), writing is as atomic as that
+    storage.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -103,8 +104,8 @@ class AtomicCheckpointHook(CheckpointHook):
             remove()
 
     def _save_checkpoint_with_step(self, runner: Any, step: int, meta: dict) -> None:
-        # The base class removes outdated files first and rewrites ``last_checkpoint`` in place; killed in between, a run
-        # could not be resumed. Here: new file, then the pointer, then removal.
+        # The base class removes outdated files first and rewrites ``last_checkpoint`` in place; killed in between, a
+        # run could not be resumed. Here: new file, then the pointer, then removal.
         outdated = None
         if self.max_keep_ckpts > 0 and not (self.keep_ckpt_ids and self.keep_ckpt_ids[-1] == step):
             if len(self.keep_ckpt_ids) == self.max_keep_ckpts:

@@ -17,10 +17,10 @@ from mmvmt.registry import HOOKS
 
 @HOOKS.register_module()
 class RandomnessHook(Hook):
-    """Seeds every training iteration, so that drop path and dropout of a resumed run equal those of an uninterrupted one.
+    """Seeds every training iteration, so that a resumed run drops the same paths as an uninterrupted one.
 
-    mmengine saves no state of random generators. It does save the run's seed: on a resume this hook also hands that seed to
-    the sampler, which was built before the checkpoint was read.
+    mmengine saves no state of random generators. It does save the run's seed: on a resume this hook also hands that
+    seed to the sampler, which was built before the checkpoint was read.
     """
 
     priority = 'VERY_HIGH'
@@ -33,5 +33,5 @@ class RandomnessHook(Hook):
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Sequence[dict] | None = None) -> None:
         seed = derive_seed('iteration', runner.seed, runner.iter, get_rank())
         random.seed(seed)
-        np.random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002  libraries draw from the global generator
         torch.manual_seed(seed)

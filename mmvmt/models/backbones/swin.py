@@ -1,7 +1,7 @@
 """mmsegmentation's Swin Transformer (Liu et al., ICCV 2021, arXiv 2103.14030) with named slots for adapters.
 
-The parameters are mmseg's own modules under mmseg's names, so every checkpoint published for mmseg's Swin loads unchanged.
-Only the way they are run is ours: scaled-dot-product attention, cached masks, and the slots.
+The parameters are mmseg's own modules under mmseg's names, so every checkpoint published for mmseg's Swin loads
+unchanged. Only the way they are run is ours: scaled-dot-product attention, cached masks, and the slots.
 """
 
 from __future__ import annotations
@@ -189,17 +189,18 @@ class _Stream(NamedTuple):
 class AdaptedSwin(SwinTransformer):
     """Swin Transformer whose blocks offer named slots to adapters.
 
-    Without ``tasks`` it is a drop-in for mmseg's ``SwinTransformer``: same arguments, same state_dict keys, same tuple of
-    maps. With ``tasks`` it returns the features of every task, and the four output norms are left to the heads.
+    Without ``tasks`` it is a drop-in for mmseg's ``SwinTransformer``: same arguments, same state_dict keys, same
+    tuple of maps. With ``tasks`` it returns the features of every task, and the four output norms are left to the
+    heads.
 
-    With ``plugins`` the encoder is frozen, but for what the plugins declare to train. Without plugins nothing is frozen, as
-    in mmseg.
+    With ``plugins`` the encoder is frozen, but for what the plugins declare to train. Without plugins nothing is
+    frozen, as in mmseg.
 
     Args:
         tasks: Names of the tasks, each once; None: one unnamed task.
         plugins: Adapters to insert, in mmseg's convention: ``dict(cfg=dict(type='mmvmt.VMTAdapter', reduction=4),
-            stages=(True, True, True, True), position='ffn')``. ``stages`` defaults to all, ``position`` (a slot or a list of
-            slots) to the method's own.
+            stages=(True, True, True, True), position='ffn')``. ``stages`` defaults to all, ``position`` (a slot or a
+            list of slots) to the method's own.
         **kwargs: Arguments of mmseg's ``SwinTransformer``.
 
     Raises:
@@ -224,7 +225,9 @@ class AdaptedSwin(SwinTransformer):
         plugin = dict(plugin)
         cfg = plugin.pop('cfg', None)
         if not isinstance(cfg, dict) or 'type' not in cfg:
-            raise ValueError(f"a plugin needs cfg=dict(type=...), got {plugin or cfg!r}; e.g. cfg=dict(type='VMTAdapter')")
+            raise ValueError(
+                f"a plugin needs cfg=dict(type=...), got {plugin or cfg!r}; e.g. cfg=dict(type='VMTAdapter')"
+            )
         stages = tuple(plugin.pop('stages', (True,) * len(self.stages)))
         position = plugin.pop('position', None)
         if plugin:
@@ -320,8 +323,8 @@ class AdaptedSwin(SwinTransformer):
             x: ``(B, 3, H, W)``.
 
         Returns:
-            Without tasks, mmseg's tuple of maps ``(B, C_i, H_i, W_i)``, normed; with tasks such a tuple for every task, not
-            yet normed.
+            Without tasks, mmseg's tuple of maps ``(B, C_i, H_i, W_i)``, normed; with tasks such a tuple for every
+            task, not yet normed.
         """
         x, hw = self.patch_embed(x)
         if self.use_abs_pos_embed:
@@ -344,9 +347,7 @@ class AdaptedSwin(SwinTransformer):
         """Take the stream through some blocks; at a stage's end, tap and merge patches."""
         for stage_index, block_index in blocks:
             stage = self.stages[stage_index]
-            x, tapped = stage.blocks[block_index](
-                stream.x, stream.hw, self.fills(stage_index, block_index), task
-            )
+            x, tapped = stage.blocks[block_index](stream.x, stream.hw, self.fills(stage_index, block_index), task)
             stream = stream._replace(x=x, tapped=stream.tapped + tuple(tapped))
             if block_index < len(stage.blocks) - 1:
                 continue

@@ -1,7 +1,7 @@
 """Losses of binary, vector and metric maps, as means over the valid pixels of all ranks.
 
-Dividing each rank's sum by its own count would weight pixels differently on several GPUs. Here the count is all-reduced: with
-DDP's averaging of gradients, N ranks then give exactly the gradients of one.
+Dividing each rank's sum by its own count would weight pixels differently on several GPUs. Here the count is
+all-reduced: with DDP's averaging of gradients, N ranks then give exactly the gradients of one.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class WeightedBCELoss(nn.Module):
     .. math:: L = -\frac{1}{N} \Big( w \sum_{y=1} \log p + (1 - w) \sum_{y=0} \log (1 - p) \Big)
 
     Args:
-        positive_weight: w between 0 and 1, or ``'balanced'``: the fraction of negative pixels in the batch (of all ranks).
+        positive_weight: w between 0 and 1, or ``'balanced'``: the fraction of negative pixels in the batch of all ranks.
         loss_weight: Factor of the loss.
         ignore_index: Label of pixels that do not count.
 

@@ -1,4 +1,4 @@
-"""The all-MLP head of SegFormer (Xie et al., NeurIPS 2021, arXiv 2105.15203), in its original form, for one dense task."""
+"""The original all-MLP head of SegFormer (Xie et al., NeurIPS 2021, arXiv 2105.15203), for one dense task."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from .outputs import TaskOutput
 class MLPHead(BaseModule):
     r"""Linear per level, upsample, concatenate, fuse by a bias-free 1x1 convolution with norm and ReLU, predict.
 
-    mmseg's ``SegformerHead`` is another function: it has a norm and a ReLU at each level. Here nothing non-linear stands
-    between the linears and the fusion, and 1x1 convolutions commute with bilinear upsampling, so that
+    mmseg's ``SegformerHead`` is another function: it has a norm and a ReLU at each level. Here nothing non-linear
+    stands between the linears and the fusion, and 1x1 convolutions commute with bilinear upsampling, so that
 
     .. math:: \mathrm{fuse}(\mathrm{cat}_i\, \mathrm{up}(W_i x_i + b_i)) = \sum_i \mathrm{up}((V_i W_i) x_i) + V_i b_i
 
-    where V_i are the columns of the fusion for level i. The right-hand side works at each level's own resolution; parameters,
-    function and gradients are the same.
+    where V_i are the columns of the fusion for level i. The right-hand side works at each level's own resolution;
+    parameters, function and gradients are the same.
 
     Args:
         in_channels: Widths of the four levels.

@@ -1,0 +1,12 @@
+# Full fine-tuning of one Swin-T on human_parts alone: a reference of Delta_m.
+_base_ = './swin_t_full_multitask_pascal.py'
+tasks = ['human_parts']
+model = dict(heads=dict(_delete_=True, human_parts={{_base_.model.heads.human_parts}}))
+train_dataloader = dict(dataset=dict(tasks=tasks))
+val_dataloader = dict(dataset=dict(tasks=tasks))
+test_dataloader = val_dataloader
+val_evaluator = dict(
+    metrics=dict(_delete_=True, human_parts={{_base_.val_evaluator.metrics.human_parts}}),
+    references=dict(_delete_=True, human_parts={{_base_.val_evaluator.references.human_parts}}),
+)
+test_evaluator = val_evaluator

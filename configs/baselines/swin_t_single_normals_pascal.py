@@ -1,0 +1,12 @@
+# Full fine-tuning of one Swin-T on normals alone: a reference of Delta_m.
+_base_ = './swin_t_full_multitask_pascal.py'
+tasks = ['normals']
+model = dict(heads=dict(_delete_=True, normals={{_base_.model.heads.normals}}))
+train_dataloader = dict(dataset=dict(tasks=tasks))
+val_dataloader = dict(dataset=dict(tasks=tasks))
+test_dataloader = val_dataloader
+val_evaluator = dict(
+    metrics=dict(_delete_=True, normals={{_base_.val_evaluator.metrics.normals}}),
+    references=dict(_delete_=True, normals={{_base_.val_evaluator.references.normals}}),
+)
+test_evaluator = val_evaluator

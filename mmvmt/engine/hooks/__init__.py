@@ -1,0 +1,6 @@
+from .atomic_checkpoint_hook import AtomicCheckpointHook
+from .randomness_hook import RandomnessHook
+from .save_predictions_hook import SavePredictionsHook
+from .visualization_hook import MultiTaskVisualizationHook
+
+__all__ = ['AtomicCheckpointHook', 'MultiTaskVisualizationHook', 'RandomnessHook', 'SavePredictionsHook']

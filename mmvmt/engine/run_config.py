@@ -1,0 +1,113 @@
+"""What the command-line tools change in a config before a run."""
+
+from __future__ import annotations
+
+import os.path as osp
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.logging import print_log
+
+_DATALOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+
+
+def dataset_cfgs(cfg: Config, dataloaders: tuple[str, ...] = _DATALOADERS) -> Iterator[dict[str, Any]]:
+    """Every data set of a config that has a ``data_root``, inside wrappers too."""
+    pending = [cfg[name].dataset for name in dataloaders if cfg.get(name) is not None]
+    while pending:
+        dataset = pending.pop(0)
+        if 'data_root' in dataset:
+            yield dataset
+        pending.extend(dataset.get('datasets', ()))
+        if isinstance(dataset.get('dataset'), dict):
+            pending.append(dataset.dataset)
+
+
+def set_data_root(cfg: Config, data_root: str) -> None:
+    """Let every data set of a config read from this folder.
+
+    ``--cfg-options data_root=DIR`` would come too late: the data sets took their value when the file was parsed.
+
+    Raises:
+        ValueError: The config has no data set with a ``data_root``.
+    """
+    found = list(dataset_cfgs(cfg))
+    if not found:
+        raise ValueError(
+            f'{cfg.filename} has no data set with a data_root, so --data-root {data_root} would do nothing'
+        )
+    for dataset in found:
+        dataset['data_root'] = data_root
+
+
+def set_amp(cfg: Config) -> None:
+    """Train in mixed precision: mmengine's ``AmpOptimWrapper`` on a GPU, autocast to bfloat16 on the CPU.
+
+    Raises:
+        ValueError: The config has an optimizer wrapper of another kind.
+    """
+    amp = 'AmpOptimWrapper' if torch.cuda.is_available() else 'mmvmt.CPUAmpOptimWrapper'
+    kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    if kind not in ('OptimWrapper', 'AmpOptimWrapper', 'mmvmt.CPUAmpOptimWrapper'):
+        raise ValueError(f'--amp replaces an OptimWrapper, but optim_wrapper.type is {kind!r}; set it in the config')
+    cfg.optim_wrapper.type = amp
+    if amp == 'AmpOptimWrapper':
+        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+
+
+def set_launcher(cfg: Config, launcher: str) -> None:
+    """Prepare a distributed run. Without a GPU, ranks of torchrun meet over gloo; mmengine itself insists on CUDA.
+
+    Raises:
+        ValueError: The launcher cannot be used without a GPU.
+    """
+    cfg.launcher = launcher
+    if launcher == 'none' or torch.cuda.is_available():
+        return
+    if launcher != 'pytorch':
+        raise ValueError(f'--launcher {launcher} needs GPUs; on CPUs use torchrun with --launcher pytorch')
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group('gloo')
+    cfg.setdefault('env_cfg', {}).setdefault('dist_cfg', {})['backend'] = 'gloo'
+    cfg.setdefault(
+        'model_wrapper_cfg', dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False)
+    )
+    if cfg.get('sync_bn') is not None:
+        print_log('sync_bn is left out: SyncBatchNorm has no CPU kernel', logger='current')
+        cfg.sync_bn = None
+
+
+def missing_inputs(cfg: Config, dataloaders: tuple[str, ...], weights: bool) -> list[str]:
+    """What a run would miss, each with its remedy: data folders and, for training, encoder weights.
+
+    Args:
+        cfg: The config.
+        dataloaders: Names of the data loaders that the run uses.
+        weights: Whether the encoder's ``init_cfg`` is needed.
+
+    Returns:
+        One message per missing thing; empty if a run can start. Weights at a URL are named only beside another gap.
+    """
+    missing = []
+    roots = {dataset['data_root'] for dataset in dataset_cfgs(cfg, dataloaders)}
+    for root in sorted(root for root in roots if not osp.isdir(root)):
+        missing.append(
+            f'data: folder {root!r} does not exist. Pass --data-root DIR with the PASCAL_MT layout, or render one with '
+            f'python tools/dataset/make_synthetic.py {root} --train 400 --val 100'
+        )
+    init_cfg = cfg.get('model', {}).get('backbone', {}).get('init_cfg') if weights else None
+    if init_cfg and isinstance(init_cfg.get('checkpoint'), str):
+        source = init_cfg['checkpoint']
+        remedy = (
+            'Pass --cfg-options model.backbone.init_cfg.checkpoint=PATH, or model.backbone.init_cfg=None to start from '
+            'random weights'
+        )
+        if source.startswith(('http://', 'https://')):
+            cached = osp.join(torch.hub.get_dir(), 'checkpoints', osp.basename(source))
+            if missing and not osp.isfile(cached):
+                missing.append(f'encoder weights: {source} is not downloaded yet; a run will try to. {remedy}')
+        elif not osp.isfile(osp.expanduser(source)):
+            missing.append(f'encoder weights: file {source!r} does not exist. {remedy}')
+    return missing

@@ -1,0 +1,64 @@
+"""Predicted maps as files, in the formats of PASCAL_MT."""
+
+from __future__ import annotations
+
+import os
+import os.path as osp
+
+import cv2
+import numpy as np
+from torch import Tensor
+
+from .multi_task_data_sample import MultiTaskDataSample
+from .tasks import TASKS
+
+
+def encode_map(task: str, prediction: Tensor) -> np.ndarray:
+    """A predicted map as what its file holds.
+
+    Args:
+        task: Name of the task.
+        prediction: ``(C, H, W)``, as in ``sample.pred``.
+
+    Returns:
+        Classes ``(H, W)`` uint8; probabilities ``(H, W)`` uint8, ``255 p``; normals ``(H, W, 3)`` uint8 RGB, ``255 (n
+        + 1) / 2``; depth ``(H, W)`` float32 in metres.
+    """
+    array = prediction.cpu().numpy()
+    kind = TASKS[task].kind
+    if kind == 'classes':
+        return array[0].astype(np.uint8)
+    if kind == 'binary':
+        return np.rint(array[0] * 255).astype(np.uint8)
+    if kind == 'vectors':
+        return np.rint((array.transpose(1, 2, 0) + 1) * 127.5).astype(np.uint8)
+    return array[0].astype(np.float32)
+
+
+def save_predictions(sample: MultiTaskDataSample, out_dir: str) -> list[str]:
+    """Write every predicted map of a sample to ``out_dir/TASK/ID.png`` (depth: ``.npy``).
+
+    Args:
+        sample: A sample with ``pred`` and the meta information ``img_id``.
+        out_dir: Folder; made if it does not exist.
+
+    Returns:
+        The paths written.
+
+    Raises:
+        OSError: A file cannot be written.
+    """
+    paths = []
+    for task, prediction in sample.pred.items():
+        folder = osp.join(out_dir, task)
+        os.makedirs(folder, exist_ok=True)
+        array = encode_map(task, prediction)
+        if array.dtype == np.float32:
+            path = osp.join(folder, f'{sample.img_id}.npy')
+            np.save(path, array)
+        else:
+            path = osp.join(folder, f'{sample.img_id}.png')
+            if not cv2.imwrite(path, array[..., ::-1] if array.ndim == 3 else array):
+                raise OSError(f'could not write {path}; check the folder and the free space')
+        paths.append(path)
+    return paths

@@ -28,9 +28,9 @@ class MultiTaskEncoderDecoder(BaseModel):
             widths.
         data_preprocessor: Config of the data preprocessor.
         train_cfg: Unused, kept for mmseg's calling convention.
-        test_cfg: ``mode='whole'``, or ``mode='slide'`` with ``crop_size`` and ``stride`` (both (height, width));
-            ``resolution='original'`` resizes predictions to the image before the pipeline, ``'input'`` leaves them at the
-            size that entered the model.
+        test_cfg: ``mode='whole'``, or ``mode='slide'`` with ``crop_size`` and ``stride`` as (height, width);
+            ``resolution='original'`` resizes predictions to the image before the pipeline, ``'input'`` leaves them at
+            the size that entered the model.
         init_cfg: As in mmengine.
 
     Raises:
@@ -157,8 +157,8 @@ class MultiTaskEncoderDecoder(BaseModel):
         iteration = MessageHub.get_current_instance().runtime_info.get('iter', 'unknown')
         raise FloatingPointError(
             f'loss of task {", ".join(bad)} is not finite at iteration {iteration}, samples {ids}; no weight was '
-            f'changed by it. Resume from the last checkpoint with a smaller learning rate or gradient clipping, or check '
-            f'these samples'
+            f'changed by it. Resume from the last checkpoint with a smaller learning rate or gradient clipping, or '
+            f'check these samples'
         )
 
     @torch.no_grad()

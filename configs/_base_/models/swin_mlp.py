@@ -15,7 +15,7 @@ model = dict(
             output=dict(
                 type='mmvmt.ClassesOutput',
                 num_classes=21,
-                loss=dict(type='mmseg.CrossEntropyLoss', loss_weight=1.0),
+                loss=dict(type='mmseg.CrossEntropyLoss', avg_non_ignore=True, loss_weight=1.0),
             ),
         ),
         human_parts=dict(
@@ -24,7 +24,7 @@ model = dict(
             output=dict(
                 type='mmvmt.ClassesOutput',
                 num_classes=7,
-                loss=dict(type='mmseg.CrossEntropyLoss', loss_weight=2.0),
+                loss=dict(type='mmseg.CrossEntropyLoss', avg_non_ignore=True, loss_weight=2.0),
             ),
         ),
         saliency=dict(

@@ -260,17 +260,20 @@ class AdaptedSwin(SwinTransformer):
         return ADAPTERS.build(cfg, default_args=dict(sites=sites, tasks=self.tasks or (UNNAMED_TASK,)))
 
     def _check_taps(self) -> None:
-        tapping = [a for a in self.adapters if type(a).tap is not Adapter.tap]
+        tapping = self._tapping_adapters()
         if len(tapping) > 1:
             names = ', '.join(type(a).__name__ for a in tapping)
             raise ValueError(f'only one plugin can make the features of the tasks, got {names}; keep one of them')
-        self._tapping = tapping[0] if tapping else None
         per_task = [a for a in self.adapters if a.per_task]
-        if per_task and self._tapping is not None:
+        if per_task and tapping:
             raise ValueError(
                 f'{type(per_task[0]).__name__} runs the encoder once per task and cannot be combined with '
-                f'{type(self._tapping).__name__}, which makes the features of all tasks in one pass'
+                f'{type(tapping[0]).__name__}, which makes the features of all tasks in one pass'
             )
+
+    def _tapping_adapters(self) -> list[Adapter]:
+        """Adapters that make features of their own for the tasks."""
+        return [adapter for adapter in self.adapters if type(adapter).tap is not Adapter.tap]
 
     def _freeze(self) -> None:
         """Leave only declared parameters trainable: by identity, never by name."""
@@ -352,8 +355,9 @@ class AdaptedSwin(SwinTransformer):
             if block_index < len(stage.blocks) - 1:
                 continue
             tap = None
-            if stage_index in self.out_indices and self._tapping is not None:
-                tap = self._tapping.tap(stage_index, x, stream.tapped)
+            if stage_index in self.out_indices:
+                for adapter in self._tapping_adapters():
+                    tap = adapter.tap(stage_index, x, stream.tapped)
             hw = stream.hw
             taps, sizes = stream.taps + (x if tap is None else tap,), stream.sizes + (hw,)
             if stage.downsample is not None:

@@ -30,7 +30,7 @@ class WeightedBCELoss(nn.Module):
     .. math:: L = -\frac{1}{N} \Big( w \sum_{y=1} \log p + (1 - w) \sum_{y=0} \log (1 - p) \Big)
 
     Args:
-        positive_weight: w between 0 and 1, or ``'balanced'``: the fraction of negative pixels in the batch of all ranks.
+        positive_weight: w between 0 and 1, or ``'balanced'``: the fraction of negative pixels over all ranks.
         loss_weight: Factor of the loss.
         ignore_index: Label of pixels that do not count.
 

@@ -55,7 +55,7 @@ class ClassesOutput(TaskOutput):
     def __init__(self, num_classes: int, loss: dict[str, Any] | None = None) -> None:
         if not 2 <= num_classes <= IGNORE_INDEX:
             raise ValueError(f'num_classes must be between 2 and {IGNORE_INDEX}, got {num_classes}')
-        super().__init__(num_classes, loss or dict(type='mmseg.CrossEntropyLoss', loss_weight=1.0))
+        super().__init__(num_classes, loss or dict(type='mmseg.CrossEntropyLoss', avg_non_ignore=True, loss_weight=1.0))
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         target = target.squeeze(1).long()

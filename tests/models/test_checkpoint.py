@@ -1,0 +1,158 @@
+import os
+
+import numpy as np
+import pytest
+import torch
+from mmengine.logging.history_buffer import HistoryBuffer
+from mmseg.models.backbones.swin import SwinTransformer
+from tiny import FOUR_TASKS, SWIN, perturb, tiny_swin
+
+from mmvmt.models.checkpoint import read_checkpoint
+from mmvmt.registry import MODELS
+
+IMAGES = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+
+
+def published(**changes):
+    """Weights as mmseg publishes them: an encoder without output norms."""
+    torch.manual_seed(3)
+    swin = SwinTransformer(**(SWIN | changes))
+    perturb(swin, seed=3)
+    return swin, {k: v for k, v in swin.state_dict().items() if not k.startswith('norm')}
+
+
+def build(path, **changes):
+    swin = MODELS.build(
+        dict(
+            type='mmvmt.AdaptedSwin',
+            tasks=FOUR_TASKS,
+            plugins=[dict(cfg=dict(type='mmvmt.VMTAdapter', reduction=2))],
+            init_cfg=dict(type='Pretrained', checkpoint=str(path)),
+            **(SWIN | changes),
+        )
+    )
+    swin.init_weights()
+    return swin.eval()
+
+
+@pytest.mark.parametrize('layout', ['bare', 'state_dict', 'model', 'backbone', 'module'])
+def test_every_published_layout_loads_completely(layout, tmp_path):
+    _, weights = published()
+    content = {
+        'bare': weights,
+        'state_dict': dict(state_dict=weights, meta=dict(epoch=3)),
+        'model': dict(model=weights),
+        'backbone': dict(
+            state_dict={f'backbone.{k}': v for k, v in weights.items()} | {'head.fc.weight': torch.ones(2)}
+        ),
+        'module': dict(state_dict={f'module.{k}': v for k, v in weights.items()}),
+    }[layout]
+    torch.save(content, tmp_path / 'swin.pth')
+    swin = build(tmp_path / 'swin.pth')
+    for name, value in weights.items():
+        assert torch.equal(swin.state_dict()[name], value), name
+
+
+def test_loading_keeps_the_adapters_at_their_start(tmp_path):
+    _, weights = published()
+    torch.save(weights, tmp_path / 'swin.pth')
+    swin = build(tmp_path / 'swin.pth')
+    bottleneck = next(iter(swin.adapters[0].bottlenecks.values()))
+    assert not bottleneck.up_weight.any()
+    assert bottleneck.down_weight.any()
+
+
+def test_bias_tables_of_another_window_are_interpolated(tmp_path):
+    _, weights = published(window_size=7)
+    torch.save(weights, tmp_path / 'swin.pth')
+    swin = build(tmp_path / 'swin.pth')
+    key = 'stages.0.blocks.0.attn.w_msa.relative_position_bias_table'
+    assert weights[key].shape == (169, 1)
+    assert swin.state_dict()[key].shape == (49, 1)
+    grid = weights[key].view(1, 1, 13, 13)
+    expected = torch.nn.functional.interpolate(grid, size=(7, 7), mode='bicubic', align_corners=False).flatten()
+    torch.testing.assert_close(swin.state_dict()[key][:, 0], expected)
+
+
+def test_without_init_cfg_adapters_start_from_the_frozen_network():
+    swin = tiny_swin()
+    swin.init_weights()
+    assert not next(iter(swin.adapters[0].bottlenecks.values())).up_weight.any()
+
+
+@pytest.mark.parametrize(
+    'spoil, message',
+    [
+        (lambda w: {k: v for k, v in w.items() if 'stages.2' not in k}, r"weights are missing, e.g. 'stages.2"),
+        (lambda w: {f'layers.{k}': v for k, v in w.items()}, r'is not of this encoder: \d+ of its \d+ weights'),
+        (
+            lambda w: w | {'patch_embed.projection.weight': torch.ones(4, 3, 4, 4)},
+            'of another encoder size: .patch_embed',
+        ),
+    ],
+)
+def test_weights_of_another_encoder_are_refused(spoil, message, tmp_path):
+    _, weights = published()
+    torch.save(spoil(weights), tmp_path / 'swin.pth')
+    with pytest.raises(ValueError, match=message):
+        build(tmp_path / 'swin.pth')
+
+
+def test_missing_file_names_the_remedy(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r'nothing.pth.* does not exist; .*init_cfg.checkpoint=PATH'):
+        build(tmp_path / 'nothing.pth')
+
+
+def test_unreachable_url_names_the_remedy():
+    with pytest.raises(FileNotFoundError, match=r'could not be downloaded .*init_cfg.checkpoint=PATH'):
+        build('http://127.0.0.1:9/swin.pth')
+
+
+def test_truncated_file(tmp_path):
+    _, weights = published()
+    torch.save(weights, tmp_path / 'swin.pth')
+    content = (tmp_path / 'swin.pth').read_bytes()
+    (tmp_path / 'swin.pth').write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r'swin.pth.* is not a readable file of weights'):
+        build(tmp_path / 'swin.pth')
+
+
+class Hostile:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+def test_nothing_in_a_checkpoint_is_executed(tmp_path):
+    torch.save(dict(state_dict={}, extra=Hostile(str(tmp_path / 'owned'))), tmp_path / 'swin.pth')
+    with pytest.raises(ValueError, match='holding code that would be executed'):
+        read_checkpoint(str(tmp_path / 'swin.pth'))
+    assert not (tmp_path / 'owned').exists()
+
+
+class Reach:
+    def __reduce__(self):
+        return getattr, (np.ndarray, 'tofile')
+
+
+def test_getattr_reaches_nothing_but_history_buffers(tmp_path):
+    torch.save(dict(state_dict={}, extra=Reach()), tmp_path / 'swin.pth')
+    with pytest.raises(ValueError, match='holding code that would be executed'):
+        read_checkpoint(str(tmp_path / 'swin.pth'))
+
+
+def test_checkpoints_with_mmengines_records_are_read(tmp_path):
+    buffer = HistoryBuffer([1.0, 2.0], [1, 1])
+    torch.save(
+        dict(state_dict=dict(w=torch.ones(1)), message_hub=dict(log_scalars=dict(loss=buffer))), tmp_path / 'run.pth'
+    )
+    record = read_checkpoint(str(tmp_path / 'run.pth'))['message_hub']['log_scalars']['loss']
+    assert record.mean() == pytest.approx(1.5)
+
+
+def test_init_cfg_of_another_type_is_refused():
+    swin = MODELS.build(dict(type='mmvmt.AdaptedSwin', init_cfg=dict(type='TruncNormal', layer='Linear'), **SWIN))
+    with pytest.raises(ValueError, match='must be dict'):
+        swin.init_weights()

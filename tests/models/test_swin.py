@@ -1,0 +1,213 @@
+import copy
+
+import pytest
+import torch
+from mmseg.models.backbones.swin import SwinTransformer
+from tiny import FOUR_TASKS, SWIN, VMT, perturb, tiny_swin
+
+from mmvmt.adapters import SLOTS, Adapter
+from mmvmt.registry import ADAPTERS, MODELS
+
+IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def registered():
+    """Register toy methods for one test."""
+    names = []
+
+    def register(method):
+        ADAPTERS.register_module(module=method)
+        names.append(method.__name__)
+        return method
+
+    yield register
+    for name in names:
+        del ADAPTERS.module_dict[name]
+
+
+@pytest.mark.parametrize('size', [(64, 64), (97, 131), (33, 70), (5, 7)])
+@pytest.mark.parametrize(
+    'options',
+    [
+        SWIN,
+        dict(embed_dims=12, depths=(2, 2, 2, 2), num_heads=(1, 2, 3, 6), window_size=7, qkv_bias=False, qk_scale=0.3),
+        SWIN | dict(patch_norm=False, out_indices=(1, 3)),
+    ],
+)
+def test_without_plugins_and_tasks_it_equals_mmseg(size, options):
+    torch.manual_seed(0)
+    theirs = SwinTransformer(**options)
+    perturb(theirs, std=0.1)
+    ours = MODELS.build(dict(type='mmvmt.AdaptedSwin', **options))
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    theirs.eval(), ours.eval()
+    x = torch.randn(2, 3, *size)
+    expected, got = theirs(x), ours(x)
+    assert len(expected) == len(got)
+    for a, b in zip(expected, got):
+        assert b.is_contiguous()
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
+def test_gradients_equal_mmsegs():
+    torch.manual_seed(0)
+    theirs = SwinTransformer(**SWIN)
+    perturb(theirs, std=0.1)
+    ours = MODELS.build(dict(type='mmvmt.AdaptedSwin', **SWIN))
+    ours.load_state_dict(theirs.state_dict())
+    for swin in (theirs, ours):
+        swin.train()
+        sum(m.square().mean() for m in swin(IMAGES)).backward()
+    for (name, a), b in zip(theirs.named_parameters(), ours.parameters()):
+        torch.testing.assert_close(a.grad, b.grad, atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_dropout_and_drop_path_act_in_training_only():
+    swin = tiny_swin(tasks=None, plugins=None, drop_rate=0.2, attn_drop_rate=0.2, drop_path_rate=0.5)
+    assert torch.equal(swin(IMAGES)[3], swin(IMAGES)[3])
+    swin.train()
+    assert not torch.equal(swin(IMAGES)[3], swin(IMAGES)[3])
+
+
+def test_train_and_eval_return_self_and_frozen_stages_stay():
+    swin = tiny_swin(tasks=None, plugins=None, frozen_stages=1)
+    assert swin.train() is swin
+    assert swin.eval() is swin
+    swin.train()
+    assert not swin.stages[0].training
+    assert swin.stages[1].training
+
+
+def test_the_encoder_runs_once_for_all_tasks():
+    counts = []
+    for tasks in (('semseg',), (*FOUR_TASKS, 'depth', 'edge')):
+        swin = tiny_swin(tasks=tasks)
+        calls = []
+        for stage in swin.stages:
+            for block in stage.blocks:
+                block.attn.w_msa.qkv.register_forward_hook(lambda *_, calls=calls: calls.append('qkv'))
+        swin(IMAGES)
+        counts.append(len(calls))
+    assert counts == [5, 5]
+
+
+def test_mask_cache_follows_loading_editing_size_and_dtype():
+    swin = tiny_swin()
+    attn = swin.stages[1].blocks[1].attn
+    first = attn.attention_mask(2, 2, 2, torch.float32)
+    assert attn.attention_mask(2, 2, 2, torch.float32) is first
+    assert attn.attention_mask(1, 2, 2, torch.float32).shape[0] == 4
+    assert attn.attention_mask(2, 2, 2, torch.bfloat16).dtype == torch.bfloat16
+    first = attn.attention_mask(2, 2, 2, torch.float32)
+    other = copy.deepcopy(swin)
+    perturb(other, seed=3)
+    swin.load_state_dict(other.state_dict())
+    renewed = attn.attention_mask(2, 2, 2, torch.float32)
+    assert not torch.equal(first, renewed)
+    torch.testing.assert_close(renewed, other.stages[1].blocks[1].attn.attention_mask(2, 2, 2, torch.float32))
+
+
+def test_a_trained_bias_table_gets_its_gradient_after_an_evaluation():
+    swin = tiny_swin(plugins=[dict(cfg=dict(type='mmvmt.FullFineTuning'))])
+    with torch.no_grad():
+        swin(IMAGES)
+    swin.train()
+    sum(m.square().mean() for m in swin(IMAGES)['semseg']).backward()
+    assert all(b.attn.w_msa.relative_position_bias_table.grad is not None for s in swin.stages for b in s.blocks)
+
+
+def test_every_slot_is_called_with_its_widths(registered):
+    @registered
+    class Probe(Adapter):
+        positions = SLOTS
+
+        def __init__(self, sites, tasks):
+            super().__init__(sites, tasks)
+            self.seen = []
+
+        def adapt(self, site, inputs, outputs, task):
+            self.seen.append(site)
+            assert inputs.shape[-1] == site.in_channels
+            assert outputs.shape[-1] == site.out_channels
+            return outputs + 1, None
+
+    plain = tiny_swin(plugins=None)
+    swin = tiny_swin(plugins=[dict(cfg=dict(type='Probe'), position=SLOTS, stages=(False, True, False, False))])
+    swin.load_state_dict(plain.state_dict(), strict=False)
+    out = swin(IMAGES)['semseg']
+    order = [(site.block, site.slot) for site in swin.adapters[0].seen]
+    per_block = ['qkv', 'proj', 'attn', 'fc1', 'fc2', 'ffn']
+    assert order == [(block, slot) for block in (0, 1) for slot in per_block]
+    expected = plain(IMAGES)['semseg']
+    torch.testing.assert_close(out[0], expected[0])
+    assert not torch.allclose(out[1], expected[1])
+
+
+def test_a_per_task_method_runs_the_encoder_per_task_from_its_first_slot_on(registered):
+    @registered
+    class Shift(Adapter):
+        positions = ('ffn',)
+        per_task = True
+
+        def adapt(self, site, inputs, outputs, task):
+            return outputs + 1 + self.tasks.index(task), None
+
+    swin = tiny_swin(
+        tasks=('semseg', 'normals'), plugins=[dict(cfg=dict(type='Shift'), stages=(False, False, True, True))]
+    )
+    calls = []
+    for index, stage in enumerate(swin.stages):
+        for block in stage.blocks:
+            block.norm1.register_forward_hook(lambda *_, index=index: calls.append(index))
+    features = swin(IMAGES)
+    assert calls == [0, 1, 1, 2, 3, 2, 3]
+    assert torch.equal(features['semseg'][1], features['normals'][1])
+    assert not torch.allclose(features['semseg'][2], features['normals'][2])
+
+
+def test_no_gradient_below_the_first_trainable_parameter():
+    swin = tiny_swin(plugins=[VMT | dict(stages=(False, False, True, True))]).train()
+    inputs = []
+    swin.stages[1].blocks[0].norm1.register_forward_hook(lambda m, i, o: inputs.append(o.requires_grad))
+    swin.stages[3].blocks[0].norm1.register_forward_hook(lambda m, i, o: inputs.append(o.requires_grad))
+    swin(IMAGES)
+    assert inputs == [False, True]
+
+
+@pytest.mark.parametrize(
+    'plugin, message',
+    [
+        (dict(cfg=dict(type='mmvmt.VMTAdapter'), position='attn'), "matches no slot: it cannot fill position 'attn'"),
+        (dict(cfg=dict(type='mmvmt.VMTAdapter'), position='mlp'), "cannot fill position 'mlp'"),
+        (dict(cfg=dict(type='mmvmt.VMTAdapter'), stages=(False,) * 4), 'matches no slot: stages='),
+        (dict(cfg=dict(type='mmvmt.VMTAdapter'), stages=(True,) * 3), 'names 3 stages .* the encoder has 4'),
+        (dict(cfg=dict(type='mmvmt.DecodersOnly'), position='ffn'), "cannot fill position 'ffn'; it fills none"),
+        (dict(cfg=dict(type='mmvmt.NoSuch')), "unknown adapter 'mmvmt.NoSuch'; known: .*VMTAdapter"),
+        (dict(type='mmvmt.VMTAdapter'), r'a plugin needs cfg=dict\(type=...\)'),
+        (dict(cfg=dict(type='mmvmt.VMTAdapter'), where='ffn'), r"unknown keys \['where'\]"),
+    ],
+)
+def test_wrong_plugins_are_refused(plugin, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_swin(plugins=[plugin])
+
+
+def test_two_tapping_plugins_are_refused():
+    lite = dict(cfg=dict(type='mmvmt.VMTAdapterLite', reduction=2))
+    with pytest.raises(ValueError, match='only one plugin can make the features of the tasks'):
+        tiny_swin(plugins=[VMT, lite])
+
+
+@pytest.mark.parametrize(
+    'tasks, error, message',
+    [
+        (('semseg', 'semantics'), ValueError, "unknown task 'semantics'; known tasks are semseg"),
+        (('semseg', 'semseg'), ValueError, "task 'semseg' is listed twice"),
+        ((), ValueError, 'tasks is empty'),
+        ('semseg', TypeError, "got the string 'semseg'"),
+    ],
+)
+def test_wrong_tasks_are_refused(tasks, error, message):
+    with pytest.raises(error, match=message):
+        tiny_swin(tasks=tasks)

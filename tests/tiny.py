@@ -1,0 +1,105 @@
+"""A tiny encoder, model and batch that every test can afford."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmengine.structures import PixelData
+
+from mmvmt.models import AdaptedSwin, MultiTaskEncoderDecoder
+from mmvmt.registry import MODELS
+from mmvmt.structures import TASKS, MultiTaskDataSample
+
+SWIN: dict[str, Any] = dict(
+    embed_dims=8, depths=(1, 2, 1, 1), num_heads=(1, 2, 2, 4), window_size=4, mlp_ratio=2, drop_path_rate=0.0
+)
+FOUR_TASKS = ('semseg', 'human_parts', 'saliency', 'normals')
+VMT = dict(cfg=dict(type='mmvmt.VMTAdapter', reduction=2))
+OUTPUTS: dict[str, dict[str, Any]] = dict(
+    semseg=dict(type='mmvmt.ClassesOutput', num_classes=5),
+    human_parts=dict(type='mmvmt.ClassesOutput', num_classes=7),
+    saliency=dict(type='mmvmt.ProbabilityOutput'),
+    normals=dict(type='mmvmt.UnitVectorOutput'),
+    edge=dict(type='mmvmt.ProbabilityOutput', loss=dict(type='mmvmt.WeightedBCELoss', positive_weight=0.95)),
+    depth=dict(type='mmvmt.DepthOutput'),
+)
+CLASSES = dict(semseg=5, human_parts=7)
+
+
+def perturb(module: torch.nn.Module, seed: int = 0, std: float = 0.2) -> None:
+    """Move every parameter away from special values such as zero."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * std)
+
+
+def tiny_swin(
+    tasks: Sequence[str] | None = FOUR_TASKS, plugins: Sequence[dict] | None = (VMT,), **kwargs: Any
+) -> AdaptedSwin:
+    """A small AdaptedSwin with random weights in evaluation mode."""
+    torch.manual_seed(0)
+    swin = MODELS.build(dict(type='mmvmt.AdaptedSwin', tasks=tasks, plugins=plugins, **(SWIN | kwargs)))
+    perturb(swin)
+    return swin.eval()
+
+
+def model_cfg(
+    tasks: Sequence[str] = FOUR_TASKS, plugins: Sequence[dict] | None = (VMT,), **kwargs: Any
+) -> dict[str, Any]:
+    """Config of a small multi-task model; its norms do not depend on the batch."""
+    heads = {
+        task: dict(type='mmvmt.MLPHead', channels=8, norm_cfg=dict(type='GN', num_groups=2), output=OUTPUTS[task])
+        for task in tasks
+    }
+    return dict(
+        type='mmvmt.MultiTaskEncoderDecoder',
+        data_preprocessor=dict(type='mmvmt.MultiTaskDataPreProcessor'),
+        backbone=dict(type='mmvmt.AdaptedSwin', plugins=plugins, **SWIN),
+        heads=heads,
+        **kwargs,
+    )
+
+
+def tiny_model(*args: Any, seed: int = 0, **kwargs: Any) -> MultiTaskEncoderDecoder:
+    """A small multi-task model with random weights in evaluation mode."""
+    torch.manual_seed(seed)
+    model = MODELS.build(model_cfg(*args, **kwargs))
+    perturb(model, seed)
+    return model.eval()
+
+
+def label_map(task: str, height: int, width: int, generator: torch.Generator) -> torch.Tensor:
+    """A random label map of a task, some of its pixels unknown."""
+    kind = TASKS[task].kind
+    known = torch.rand(1, height, width, generator=generator) > 0.2
+    if kind == 'vectors':
+        return F.normalize(torch.randn(3, height, width, generator=generator), dim=0) * known
+    if kind == 'metric':
+        return (torch.rand(1, height, width, generator=generator) + 0.5) * known
+    classes = CLASSES.get(task, 2)
+    labels = torch.randint(0, classes, (1, height, width), generator=generator)
+    return torch.where(known, labels, TASKS[task].ignore).to(torch.uint8)
+
+
+def batch(
+    tasks: Sequence[str] = FOUR_TASKS, sizes: Sequence[tuple[int, int]] = ((64, 64), (64, 64)), seed: int = 0
+) -> dict[str, Any]:
+    """A batch as the data loader gives it."""
+    generator = torch.Generator().manual_seed(seed)
+    inputs, samples = [], []
+    for index, (height, width) in enumerate(sizes):
+        inputs.append(torch.randint(0, 256, (3, height, width), generator=generator).to(torch.uint8))
+        meta = dict(img_id=f'image_{index}', ori_shape=(height, width), img_shape=(height, width))
+        sample = MultiTaskDataSample(metainfo=meta)
+        sample.gt = PixelData(**{task: label_map(task, height, width, generator) for task in tasks})
+        samples.append(sample)
+    return dict(inputs=inputs, data_samples=samples)
+
+
+def losses_of(model: MultiTaskEncoderDecoder, data: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """Losses of a batch."""
+    return model(**model.data_preprocessor(data, True), mode='loss')

@@ -81,7 +81,7 @@ load_from = None
 resume = False
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),
-    logger=dict(type='LoggerHook', interval=100, log_metric_by_epoch=False),
+    logger=dict(type='LoggerHook', interval=50, log_metric_by_epoch=False),
     param_scheduler=dict(type='ParamSchedulerHook'),
     checkpoint=dict(type='mmvmt.AtomicCheckpointHook', by_epoch=False, interval=1500, max_keep_ckpts=1),
     sampler_seed=dict(type='DistSamplerSeedHook'),

@@ -11,4 +11,4 @@ model = dict(
         plugins=[dict(cfg=dict(type='mmvmt.VMTAdapter', reduction=4), position='ffn')],
     ),
 )
-default_hooks = dict(checkpoint=dict(interval=300))
+default_hooks = dict(logger=dict(interval=20), checkpoint=dict(interval=300))

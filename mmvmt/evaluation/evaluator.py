@@ -137,13 +137,13 @@ class MultiTaskEvaluator(Evaluator):
         size_key, resolution, place = PROTOCOLS[self.protocol]
         if size_key not in sample:
             raise ValueError(
-                f"image {image_name(sample)}: protocol {self.protocol!r} needs the meta key '{size_key}'; pack it in the "
-                'test pipeline'
+                f"image {image_name(sample)}: protocol {self.protocol!r} needs the meta key '{size_key}'; pack "
+                'it in the test pipeline'
             )
         size = tuple(sample[size_key][:2])
         remedies = {
             'pred': f"set model.test_cfg=dict(resolution='{resolution}')",
-            'gt': f'put LoadAnnotations {place} the resize in the test pipeline',
+            'gt': f'put LoadMultiTaskAnnotations {place} the resize in the test pipeline',
         }
         for metric in self.metrics:
             if not isinstance(metric, RunningMetric):
@@ -153,8 +153,8 @@ class MultiTaskEvaluator(Evaluator):
                 if label_map is not None and tuple(label_map.shape[-2:]) != size:
                     what = 'prediction' if side == 'pred' else 'truth'
                     raise ValueError(
-                        f'{metric.task} of image {image_name(sample)}: the {what} is {tuple(label_map.shape[-2:])}, and '
-                        f"protocol {self.protocol!r} compares at the sample's {size_key} {size}; {remedy}"
+                        f'{metric.task} of image {image_name(sample)}: the {what} is {tuple(label_map.shape[-2:])}, '
+                        f"and protocol {self.protocol!r} compares at the sample's {size_key} {size}; {remedy}"
                     )
 
     def _format_report(self, results: Mapping[str, float], size: int) -> str:
@@ -176,9 +176,7 @@ class MultiTaskEvaluator(Evaluator):
                 row = [prefix, main, 'higher' if task.higher_is_better else 'lower', _number(figures.pop(main))]
             if compared:
                 known = main is not None and prefix in self.compared_tasks
-                row += (
-                    [_number(self.references[prefix]), f'{results[f"delta/{prefix}"]:+.2f}'] if known else ['', '']
-                )
+                row += [_number(self.references[prefix]), f'{results[f"delta/{prefix}"]:+.2f}'] if known else ['', '']
                 if not known:
                     notes.append(f'{prefix} has no main figure and does not enter Delta_m.')
             rows.append([*row, '  '.join(f'{name} {_number(value)}' for name, value in figures.items())])

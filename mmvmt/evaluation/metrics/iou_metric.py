@@ -19,9 +19,8 @@ from .base import RunningMetric, State
 class IoUMetric(RunningMetric):
     r"""Mean intersection over union, in percent.
 
-    With the pixels of the whole set counted together, :math:`IoU_c = TP_c / (TP_c + FP_c + FN_c)`; the mean runs over all
-    classes, background included. Result: ``mIoU``; IoU per class is kept in
-    :attr:`class_iou`, for the table.
+    With the pixels of the whole set counted together, :math:`IoU_c = TP_c / (TP_c + FP_c + FN_c)`; the mean runs over
+    all classes, background included. Result: ``mIoU``; IoU per class is kept in :attr:`class_iou`, for the table.
 
     A set without a single labelled pixel has no mean: the result is NaN, with a warning.
 
@@ -67,7 +66,7 @@ class IoUMetric(RunningMetric):
         self._absent_logged: list[str] = []
 
     def init_state(self) -> State:
-        """Return ``confusion``, ``(classes, classes)``: pixels of the row's class that were predicted as the column's."""
+        """Return ``confusion``, ``(classes, classes)``: pixels of the row's class predicted as the column's."""
         return {'confusion': torch.zeros(self.num_classes, self.num_classes, dtype=torch.int64)}
 
     def update(self, state: State, pred: Tensor, gt: Tensor) -> None:

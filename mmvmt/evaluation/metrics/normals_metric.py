@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mmvmt.registry import METRICS
@@ -55,8 +54,10 @@ class NormalsMetric(RunningMetric):
         check_finite(pred)
         valid = (gt != 0).any(0)
         # In double precision: arccos in single precision is off by up to 0.02 degrees near 0.
-        pred, gt = F.normalize(pred[:, valid].double(), dim=0), F.normalize(gt[:, valid].double(), dim=0)
-        error = (pred * gt).sum(0).clamp(-1, 1).arccos().rad2deg()
+        pred, gt = pred.double(), gt.double()
+        lengths = pred.square().sum(0).sqrt() * gt.square().sum(0).sqrt()
+        cosine = (pred * gt).sum(0) / lengths.clamp(min=torch.finfo(lengths.dtype).tiny)
+        error = cosine[valid].clamp(-1, 1).arccos().rad2deg()
 
         state['error'] += error.sum()
         state['squared_error'] += error.square().sum()

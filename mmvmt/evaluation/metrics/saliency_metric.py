@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -55,7 +56,7 @@ class SaliencyMetric(RunningMetric):
     ) -> None:
         super().__init__(task, prefix)
         thresholds = tuple(thresholds)
-        increasing = all(low < high for low, high in zip(thresholds, thresholds[1:]))
+        increasing = all(low < high for low, high in itertools.pairwise(thresholds))
         if not thresholds or not increasing or not 0 <= thresholds[0] <= thresholds[-1] < 1:
             raise ValueError(f'thresholds must be increasing numbers in [0, 1), got {list(thresholds)}')
         if not beta2 > 0:
@@ -65,9 +66,7 @@ class SaliencyMetric(RunningMetric):
 
     def init_state(self) -> State:
         """Return sums over images, one entry per threshold, and the number of images."""
-        sums = {
-            name: torch.zeros(len(self.thresholds), dtype=torch.float64) for name in ('iou', 'precision', 'recall')
-        }
+        sums = {name: torch.zeros(len(self.thresholds), dtype=torch.float64) for name in ('iou', 'precision', 'recall')}
         return {**sums, 'images': torch.zeros((), dtype=torch.int64)}
 
     def update(self, state: State, pred: Tensor, gt: Tensor) -> None:
@@ -114,6 +113,8 @@ class SaliencyMetric(RunningMetric):
         iou, precision, recall = (state[name] / state['images'] for name in ('iou', 'precision', 'recall'))
         weighted = self.beta2 * precision + recall
         f_measure = torch.where(
-            weighted > 0, (1 + self.beta2) * precision * recall / weighted.clamp(min=torch.finfo(weighted.dtype).tiny), 0.0
+            weighted > 0,
+            (1 + self.beta2) * precision * recall / weighted.clamp(min=torch.finfo(weighted.dtype).tiny),
+            0.0,
         )
         return {'mIoU': 100 * iou.max().item(), 'maxF': 100 * f_measure.max().item()}

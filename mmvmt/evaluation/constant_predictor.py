@@ -1,0 +1,60 @@
+"""What a model would score that ignores the image: the floor that every result stands above, or does not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from mmengine.structures import PixelData
+from torch import Tensor
+
+from mmvmt.structures import TASKS, MultiTaskDataSample
+
+
+def best_constant(task: str, labels: Sequence[Tensor]) -> Tensor:
+    """The best constant prediction for some labels.
+
+    Args:
+        task: Name of the task.
+        labels: Label maps ``(C, H, W)``, as in ``sample.gt``.
+
+    Returns:
+        ``(C, 1, 1)``: the most frequent class; 1 for binary maps, since everything below is empty at some threshold; the
+        normalised mean vector; or the mean depth.
+
+    Raises:
+        ValueError: No pixel is labelled.
+    """
+    kind, ignore = TASKS[task].kind, TASKS[task].ignore
+    if kind == 'binary':
+        return torch.ones(1, 1, 1)
+    if kind == 'classes':
+        counts = sum(torch.bincount(label.flatten().long(), minlength=256) for label in labels)
+        counts[ignore] = 0
+        if not counts.any():
+            raise ValueError(f'no pixel is labelled for task {task!r}')
+        return counts.argmax().to(torch.uint8).view(1, 1, 1)
+    total = sum(label.double().sum(dim=(1, 2)) for label in labels)
+    known = sum(int((label != ignore).any(dim=0).sum()) for label in labels)
+    if not known:
+        raise ValueError(f'no pixel is labelled for task {task!r}')
+    mean = (total / known).float()
+    return (F.normalize(mean, dim=0) if kind == 'vectors' else mean).view(-1, 1, 1)
+
+
+def constant_predictions(samples: Sequence[MultiTaskDataSample]) -> list[MultiTaskDataSample]:
+    """Copies of samples whose ``pred`` is, for every task, the best constant over their own labels.
+
+    Args:
+        samples: Samples with ``gt``.
+    """
+    tasks = samples[0].gt.keys()
+    constants = {task: best_constant(task, [sample.gt.get(task) for sample in samples]) for task in tasks}
+    predicted = []
+    for sample in samples:
+        twin = sample.clone()
+        maps = {task: value.expand(-1, *sample.gt.shape).contiguous() for task, value in constants.items()}
+        twin.pred = PixelData(**maps)
+        predicted.append(twin)
+    return predicted

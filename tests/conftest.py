@@ -1,5 +1,51 @@
 import sys
 from pathlib import Path
 
+import pytest
+
 # Helpers shared by test modules, such as distributed.run_ranks, are imported from this folder.
 sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture(scope='session')
+def scenes(tmp_path_factory):
+    """A rendered PASCAL_MT folder: 8 training and 5 validation scenes of 64 x 64."""
+    from mmvmt.synthetic import write_pascal_mt
+
+    root = tmp_path_factory.mktemp('scenes') / 'root'
+    write_pascal_mt(root, 8, 5, size=64, seed=1, jobs=1, progress=False)
+    return root
+
+
+@pytest.fixture(scope='session')
+def tiny_config(tmp_path_factory, scenes):
+    """Path of a config that trains in seconds: the demo's, with a tiny encoder and norms that ignore the batch."""
+    path = tmp_path_factory.mktemp('config') / 'tiny.py'
+    path.write_text(TINY_CONFIG.format(root=Path(__file__).parents[1], scenes=scenes))
+    return path
+
+
+TINY_CONFIG = """
+_base_ = '{root}/configs/vmt/swin_nano_synthetic.py'
+norm = dict(type='GN', num_groups=2)
+head = dict(channels=8, norm_cfg=norm)
+model = dict(
+    backbone=dict(init_cfg=None, embed_dims=8, depths=(1, 1, 1, 1), num_heads=(1, 2, 4, 8), window_size=4),
+    heads=dict(semseg=head, human_parts=head, saliency=head, normals=head),
+)
+crop = dict(type='mmvmt.MultiTaskRandomScaleCrop', scale_range=(0.75, 1.25), crop_size=(64, 64))
+train_pipeline = [
+    dict(type='mmvmt.LoadMultiTaskImage'),
+    dict(type='mmvmt.LoadMultiTaskAnnotations'),
+    crop,
+    dict(type='mmvmt.MultiTaskRandomFlip', prob=0.5),
+    dict(type='mmseg.PhotoMetricDistortion'),
+    dict(type='mmvmt.PackMultiTaskInputs'),
+]
+train_dataloader = dict(batch_size=2, dataset=dict(data_root='{scenes}', pipeline=train_pipeline))
+val_dataloader = dict(batch_size=2, dataset=dict(data_root='{scenes}'))
+test_dataloader = val_dataloader
+train_cfg = dict(max_iters=4, val_interval=100)
+param_scheduler = [dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=8)]
+default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=100))
+"""

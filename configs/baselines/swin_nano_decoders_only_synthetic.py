@@ -1,3 +1,8 @@
 # The frozen encoder of the demo, only the heads learn.
-_base_ = '../vmt/swin_nano_synthetic.py'
+_base_ = [
+    '../_base_/models/swin_nano_mlp.py',
+    '../_base_/datasets/synthetic_mt.py',
+    '../_base_/schedules/schedule_synthetic.py',
+    '../_base_/synthetic_runtime.py',
+]
 model = dict(backbone=dict(plugins=[dict(cfg=dict(type='mmvmt.DecodersOnly'))]))

@@ -2,6 +2,7 @@
 _base_ = './swin_mlp.py'
 model = dict(
     backbone=dict(
+        init_cfg=dict(type='Pretrained', checkpoint='work_dirs/demo/encoder.pth'),
         embed_dims=32,
         depths=(2, 2, 4, 2),
         num_heads=(2, 4, 8, 16),

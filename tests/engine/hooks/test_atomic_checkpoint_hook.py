@@ -1,4 +1,5 @@
 import os
+from pathlib import Path
 
 import pytest
 from mmengine.fileio import LocalBackend, get_file_backend
@@ -50,7 +51,7 @@ def test_keeps_the_latest_and_points_to_the_last(runner):
     for iteration in (1, 2, 3):
         save(hook, runner, iteration)
     assert files(runner) == ['iter_2.pth', 'iter_3.pth', 'last_checkpoint']
-    pointer = open(os.path.join(runner.work_dir, 'last_checkpoint')).read()
+    pointer = Path(runner.work_dir, 'last_checkpoint').read_text()
     assert pointer == os.path.join(runner.work_dir, 'iter_3.pth')
 
 
@@ -61,7 +62,7 @@ def test_a_failed_save_keeps_the_old_file_and_the_pointer(runner):
     with pytest.raises(OSError, match='no space left'):
         save(hook, runner, 2)
     assert files(runner) == ['iter_1.pth', 'last_checkpoint']
-    pointer = open(os.path.join(runner.work_dir, 'last_checkpoint')).read()
+    pointer = Path(runner.work_dir, 'last_checkpoint').read_text()
     assert pointer.endswith('iter_1.pth')
 
 
@@ -93,7 +94,7 @@ def test_a_write_that_dies_leaves_the_old_content(tmp_path, monkeypatch):
 def test_leftovers_of_a_killed_write_are_removed_at_the_next_start(runner):
     hook_for(runner)
     leftover = os.path.join(runner.work_dir, '.partial-abc')
-    open(leftover, 'w').close()
+    Path(leftover).touch()
     hook_for(runner)
     assert files(runner) == []
 

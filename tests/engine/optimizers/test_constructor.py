@@ -1,10 +1,8 @@
 import pytest
-import torch
 from mmengine.optim import build_optim_wrapper
-from tiny import batch, tiny_model
+from tiny import tiny_model
 
 from mmvmt.models.parameter_groups import count
-from mmvmt.registry import OPTIM_WRAPPERS
 
 CFG = dict(
     type='OptimWrapper',
@@ -51,16 +49,3 @@ def test_nothing_to_train_is_an_error():
     model.requires_grad_(False)
     with pytest.raises(ValueError, match='no trainable parameter'):
         groups_of(model)
-
-
-def test_cpu_amp_computes_in_bfloat16_and_keeps_float32_weights():
-    model = tiny_model().train()
-    wrapper = build_optim_wrapper(model, CFG | dict(type='mmvmt.CPUAmpOptimWrapper'))
-    assert isinstance(wrapper, OPTIM_WRAPPERS.get('mmvmt.CPUAmpOptimWrapper'))
-    seen = []
-    model.heads['semseg'].predictor.register_forward_hook(lambda m, i, o: seen.append(o.dtype))
-    before = model.heads['semseg'].predictor.weight.detach().clone()
-    model.train_step(batch(), wrapper)
-    assert seen == [torch.bfloat16]
-    assert model.heads['semseg'].predictor.weight.dtype == torch.float32
-    assert not torch.equal(before, model.heads['semseg'].predictor.weight)

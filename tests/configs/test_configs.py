@@ -1,0 +1,95 @@
+"""Every config under configs/ is complete: its model builds, and so does everything that needs no data."""
+
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+
+import mmvmt  # noqa: F401
+from mmvmt.models import MultiTaskEncoderDecoder, parameter_groups
+from mmvmt.models.parameter_groups import count
+from mmvmt.registry import EVALUATOR, HOOKS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS, TRANSFORMS
+
+ROOT = Path(__file__).parents[2] / 'configs'
+CONFIGS = sorted(str(p.relative_to(ROOT)) for p in ROOT.rglob('*.py') if '_base_' not in p.parts)
+NAMED = [
+    *(f'vmt/swin_{size}{lite}_pascal.py' for size in 'tsbl' for lite in ('', '_lite')),
+    'baselines/swin_t_decoders_only_pascal.py',
+    'baselines/swin_t_full_multitask_pascal.py',
+    *(f'baselines/swin_t_single_{task}_pascal.py' for task in ('semseg', 'human_parts', 'saliency', 'normals')),
+    'vmt/swin_nano_synthetic.py',
+    'pretrain/swin_nano_synthetic_classification.py',
+]
+
+
+def load(name):
+    cfg = Config.fromfile(ROOT / name)
+    init_default_scope(cfg.default_scope)
+    return cfg
+
+
+def test_the_promised_configs_are_there():
+    assert set(NAMED) <= set(CONFIGS)
+
+
+def test_inheritance_has_at_most_three_levels():
+    def levels(path):
+        bases = Config._get_base_files(str(path))
+        return 1 + max((levels((path.parent / base).resolve()) for base in bases), default=0)
+
+    assert CONFIGS
+    for name in CONFIGS:
+        assert levels(ROOT / name) <= 3, name
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_the_model_builds(name):
+    cfg = load(name)
+    model = MODELS.build(cfg.model)
+    if isinstance(model, MultiTaskEncoderDecoder):
+        trainable = sum(count(p) for group, p in parameter_groups(model).items() if group != 'frozen')
+        assert trainable > 0
+        wrapper_cfg = dict(cfg.optim_wrapper)
+        constructor = OPTIM_WRAPPER_CONSTRUCTORS.get(wrapper_cfg.pop('constructor'))
+        optimizer = constructor(wrapper_cfg)(model).optimizer
+        assert sum(count(group['params']) for group in optimizer.param_groups) == trainable
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_pipelines_evaluators_and_hooks_build(name):
+    cfg = load(name)
+    for loader in ('train_dataloader', 'val_dataloader'):
+        for transform in cfg[loader].dataset.pipeline:
+            assert TRANSFORMS.build(transform) is not None
+    for hook in (*cfg.default_hooks.values(), *cfg.custom_hooks):
+        assert HOOKS.build(hook) is not None
+    if 'metrics' in cfg.val_evaluator:
+        evaluator = EVALUATOR.build(cfg.val_evaluator)
+        tasks = list(cfg.model.heads)
+        assert sorted(metric.task for metric in evaluator.metrics) == sorted(tasks)
+        assert sorted(cfg.train_dataloader.dataset.tasks) == sorted(tasks)
+        assert sorted(cfg.val_dataloader.dataset.tasks) == sorted(tasks)
+
+
+@pytest.mark.parametrize('name', [name for name in CONFIGS if 'pascal' in name])
+def test_pascal_configs_name_a_published_encoder(name):
+    init_cfg = load(name).model.backbone.init_cfg
+    assert init_cfg.type == 'Pretrained'
+    assert init_cfg.checkpoint.startswith('https://')
+    assert init_cfg.checkpoint.endswith('.pth')
+
+
+@pytest.mark.parametrize(
+    'name, adapters, decoders',
+    [
+        ('vmt/swin_t_pascal.py', 1_119_120, 2_549_024),
+        ('vmt/swin_t_lite_pascal.py', 399_904, 2_549_024),
+        ('baselines/swin_t_decoders_only_pascal.py', 0, 2_549_024),
+        ('baselines/swin_t_full_multitask_pascal.py', 0, 2_549_024),
+    ],
+)
+def test_counts_of_swin_t(name, adapters, decoders):
+    groups = parameter_groups(MODELS.build(load(name).model))
+    assert count(groups['adapters']) == adapters
+    assert count(groups['decoders']) == decoders

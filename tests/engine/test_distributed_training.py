@@ -1,0 +1,96 @@
+"""Two CPU ranks compute what one process does: gradients, a whole training, and its evaluation."""
+
+import json
+import random
+
+import commands
+import pytest
+import torch
+from distributed import run_ranks
+from tiny import FOUR_TASKS, batch, losses_of, tiny_model
+
+from mmvmt.structures import TASKS
+
+
+def uneven_batch():
+    """Four images whose labelled pixels differ widely; the last two have none for human parts."""
+    data = batch(sizes=((64, 64),) * 4)
+    for index, sample in enumerate(data['data_samples']):
+        for task in FOUR_TASKS:
+            sample.gt.get(task)[:, : 15 * index] = TASKS[task].ignore
+        if index >= 2:
+            sample.gt.human_parts.fill_(TASKS['human_parts'].ignore)
+    return data
+
+
+def part(data, indices):
+    return {key: [values[i] for i in indices] for key, values in data.items()}
+
+
+def gradients(model):
+    return {name.removeprefix('module.'): p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def gradients_of_rank(rank, world_size):
+    from mmengine.model import MMDistributedDataParallel
+
+    model = tiny_model().train()
+    wrapped = MMDistributedDataParallel(model, device_ids=None, broadcast_buffers=False)
+    data = part(uneven_batch(), range(2 * rank, 2 * rank + 2))
+    losses = wrapped(**model.data_preprocessor(data, True), mode='loss')
+    sum(losses.values()).backward()
+    return gradients(wrapped), {name: loss.item() for name, loss in losses.items()}
+
+
+def test_two_ranks_give_the_gradients_of_one_process():
+    model = tiny_model().train()
+    losses = losses_of(model, uneven_batch())
+    sum(losses.values()).backward()
+    (first, losses_0), (second, losses_1) = run_ranks(gradients_of_rank, 2)
+    expected = gradients(model)
+    assert expected.keys() == first.keys() == {n for n, p in model.named_parameters() if p.requires_grad}
+    for name, gradient in expected.items():
+        assert torch.equal(first[name], second[name]), name
+        torch.testing.assert_close(first[name], gradient, atol=1e-5, rtol=1e-4, msg=name)
+    for name, loss in losses.items():
+        assert (losses_0[name] + losses_1[name]) / 2 == pytest.approx(loss.item(), rel=1e-4), name
+
+
+def train(config, work_dir, ranks, batch_size):
+    arguments = [config, '--work-dir', work_dir, '--cfg-options', f'train_dataloader.batch_size={batch_size}']
+    arguments += ['val_cfg=None', 'val_dataloader=None', 'val_evaluator=None']
+    if ranks == 1:
+        commands.run('tools/train.py', *arguments)
+    else:
+        command = ['tools/dist_train.sh', str(arguments[0]), str(ranks), *map(str, arguments[1:])]
+        commands.run_command(command, PORT=str(random.SystemRandom().randrange(20_000, 60_000)))
+    return commands.weights(work_dir)
+
+
+def evaluate(config, checkpoint, out, ranks):
+    arguments = [config, checkpoint, '--work-dir', out / 'log', '--out', out]
+    if ranks == 1:
+        commands.run('tools/test.py', *arguments)
+    else:
+        command = ['tools/dist_test.sh', *map(str, arguments[:2]), str(ranks), *map(str, arguments[2:])]
+        commands.run_command(command, PORT=str(random.SystemRandom().randrange(20_000, 60_000)))
+    return json.loads((out / 'metrics.json').read_text())['metrics'], sorted(
+        p.name for p in (out / 'normals').iterdir()
+    )
+
+
+def test_training_and_testing_on_two_ranks_equal_one_process(tiny_config, tmp_path):
+    one = train(tiny_config, tmp_path / 'one', 1, 4)
+    two = train(tiny_config, tmp_path / 'two', 2, 2)
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, atol=2e-4, rtol=1e-3, msg=name)
+
+    checkpoint = tmp_path / 'two' / 'iter_4.pth'
+    expected, pictures = evaluate(tiny_config, checkpoint, tmp_path / 'test_one', 1)
+    got, pictures_of_two = evaluate(tiny_config, checkpoint, tmp_path / 'test_two', 2)
+    assert len(pictures) == 5
+    assert pictures == pictures_of_two
+    for name in expected:
+        if '/' in name:
+            assert got[name] == pytest.approx(expected[name], rel=1e-5, abs=1e-6, nan_ok=True), name

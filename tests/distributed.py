@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import os
 import pickle
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -77,8 +79,13 @@ def _run_rank(rank: int, world_size: int, folder: str, source: str, name: str, a
         spec.loader.exec_module(module)
         result = getattr(module, name)(rank, world_size, *args)
         _result_file(folder, rank).write_bytes(pickle.dumps(result))
+        torch.distributed.barrier()
     finally:
         torch.distributed.destroy_process_group()
+    # The result is safe. Without this, some processes abort after all Python code has run, while the libraries unload.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _result_file(folder: str, rank: int) -> Path:

@@ -29,8 +29,8 @@ def copy_checkout(target):
     for path in ROOT.iterdir():
         if path.is_file() and not path.name.startswith('.'):
             shutil.copy2(path, target)
-    probe = target / 'configs' / '_base_'
-    probe.mkdir(exist_ok=True)
+    probe = target / 'configs' / 'probe'
+    probe.mkdir()
     (probe / 'probe.py').write_text("work_dir = 'from_the_wheel'\n")
     stale = target / 'build' / 'lib' / 'mmvmt'
     stale.mkdir(parents=True)
@@ -133,12 +133,10 @@ def test_ships_no_leftovers(content):
 
 
 def test_ships_configs_and_tools_for_mim(checkout, content, wheel):
-    assert 'mmvmt/.mim/configs/_base_/probe.py' in content
+    assert 'mmvmt/.mim/configs/probe/probe.py' in content
     sources = files_under(checkout, 'configs', '*.py') + files_under(checkout, 'tools', '*.*')
     expected = {f'mmvmt/.mim/{path}' for path in sources if not path.startswith('tools/dev/')}
-    if (checkout / 'model-index.yml').is_file():
-        expected.add('mmvmt/.mim/model-index.yml')
-    assert expected <= content
+    assert expected | {'mmvmt/.mim/model-index.yml'} <= content
     with zipfile.ZipFile(wheel) as archive:
         mode = archive.getinfo('mmvmt/.mim/tools/dist_train.sh').external_attr >> 16
     assert mode & 0o111
@@ -163,7 +161,7 @@ def test_installed_wheel_resolves_its_configs(wheel, tmp_path):
     site = tmp_path / 'site'
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
-    (tmp_path / 'child.py').write_text("_base_ = 'mmvmt::_base_/probe.py'\n")
+    (tmp_path / 'child.py').write_text("_base_ = 'mmvmt::probe/probe.py'\n")
     script = (
         'import mmengine.config.utils as utils\n'
         "utils.MODULE2PACKAGE['mmvmt'] = 'mmvmt'\n"
@@ -186,7 +184,7 @@ def test_editable_install_links_configs_and_tools(tmp_path):
         run(sys.executable, '-m', 'pip', 'install', *options, '--upgrade', '--editable', checkout, cwd=tmp_path)
     mim = checkout / 'mmvmt' / '.mim'
     assert (mim / 'configs').readlink() == Path('../../configs')
-    assert (mim / 'configs' / '_base_' / 'probe.py').is_file()
+    assert (mim / 'configs' / 'probe' / 'probe.py').is_file()
     assert (mim / 'tools').readlink() == Path('../../tools')
 
 

@@ -18,7 +18,7 @@ model = dict(
         depths=(2, 2, 4, 2),
         num_heads=(2, 4, 8, 16),
         window_size=5,
-        drop_path_rate=0.05,
+        drop_path_rate=0.0,
         out_indices=(3,),
     ),
     neck=dict(type='mmpretrain.GlobalAveragePooling'),
@@ -26,12 +26,12 @@ model = dict(
         type='mmpretrain.LinearClsHead',
         num_classes=classes,
         in_channels=256,
-        loss=dict(type='mmpretrain.LabelSmoothLoss', label_smooth_val=0.1, mode='original'),
+        loss=dict(type='mmpretrain.CrossEntropyLoss'),
     ),
 )
 train_pipeline = [
     dict(type='mmcv.LoadImageFromFile'),
-    dict(type='mmpretrain.RandomResizedCrop', scale=80, crop_ratio_range=(0.4, 1.0)),
+    dict(type='mmpretrain.RandomResizedCrop', scale=80, crop_ratio_range=(0.6, 1.0)),
     dict(type='mmpretrain.RandomFlip', prob=0.5, direction='horizontal'),
     dict(type='mmpretrain.PackInputs'),
 ]
@@ -62,15 +62,15 @@ val_dataloader = dict(
 )
 val_evaluator = dict(type='mmpretrain.Accuracy', topk=(1,))
 optim_wrapper = dict(
-    optimizer=dict(type='AdamW', lr=2e-3, weight_decay=0.05),
+    optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05),
     paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
     clip_grad=dict(max_norm=5.0),
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-2, by_epoch=False, begin=0, end=100),
-    dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=False, begin=100, end=1500),
+    dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=False, begin=100, end=1300),
 ]
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=1500, val_interval=1500)
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=1300, val_interval=1300)
 val_cfg = dict(type='ValLoop')
 env_cfg = dict(cudnn_benchmark=True, mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0))
 vis_backends = [dict(type='LocalVisBackend')]
@@ -83,7 +83,7 @@ default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=50, log_metric_by_epoch=False),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='mmvmt.AtomicCheckpointHook', by_epoch=False, interval=1500, max_keep_ckpts=1),
+    checkpoint=dict(type='mmvmt.AtomicCheckpointHook', by_epoch=False, interval=1300, max_keep_ckpts=1),
     sampler_seed=dict(type='DistSamplerSeedHook'),
 )
 custom_hooks = [dict(type='mmvmt.RandomnessHook')]

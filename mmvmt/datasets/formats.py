@@ -12,11 +12,13 @@ from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from scipy.io import loadmat
 
-from ..structures import IGNORE_INDEX
+from mmvmt.structures import IGNORE_INDEX
+
 from .pascal_context_classes import normals_valid_ids, pascal_context_classes
+from .vectors import unit_vectors
 
 PERSON = 15
 """Class index of a person in the files of the part annotations."""
@@ -119,10 +121,7 @@ def read_normals(path: str) -> np.ndarray:
     normals = np.asarray(picture).astype(np.float32)
     normals *= 2 / 255
     normals -= 1
-    length = np.sqrt(np.einsum('hwc,hwc->hw', normals, normals))
-    known = length > _SHORTEST_NORMAL
-    normals *= np.divide(1, length, out=np.zeros_like(length), where=known)[..., None]
-    return normals
+    return unit_vectors(normals, _SHORTEST_NORMAL)
 
 
 def read_context_labels(path: str) -> np.ndarray:
@@ -140,8 +139,8 @@ def read_context_labels(path: str) -> np.ndarray:
     """
     labels = _read_mat(path, 'LabelMap')
     largest = max(pascal_context_classes().values())
-    if labels.ndim != 2 or labels.size == 0 or labels.dtype.kind not in 'uif':
-        raise ValueError(f'LabelMap in {path} is {labels.dtype} of shape {labels.shape}; expected a map of numbers')
+    if labels.ndim != 2 or labels.size == 0 or labels.dtype.kind not in 'ui':
+        raise ValueError(f'LabelMap in {path} is {labels.dtype} of shape {labels.shape}; expected a map of integers')
     if labels.min() < 0 or labels.max() > largest:
         raise ValueError(
             f'LabelMap in {path} holds values from {labels.min()} to {labels.max()}; ids go from 0 to {largest}'
@@ -182,7 +181,8 @@ def read_human_parts(path: str, shape: tuple[int, int]) -> np.ndarray:
         ValueError: The file is damaged, has no ``anno``, a part of unknown name, or masks of another size.
     """
     anno = _read_mat(path, 'anno')
-    labels = np.zeros(shape, dtype=np.uint8)
+    # MATLAB stores masks column by column, and so does this map until it is complete.
+    labels = np.zeros(shape, dtype=np.uint8, order='F')
     has_parts = False
     try:
         for person in _fields(anno.ravel()[0][1]):
@@ -203,7 +203,7 @@ def read_human_parts(path: str, shape: tuple[int, int]) -> np.ndarray:
         ) from error
     if not has_parts:
         labels[:] = IGNORE_INDEX
-    return labels
+    return np.ascontiguousarray(labels)
 
 
 def size_mismatch(path: str, got: tuple[int, ...], expected: tuple[int, ...], what: str = 'label map') -> str:
@@ -232,8 +232,10 @@ def _decode(path: str) -> Image.Image:
         picture = Image.open(io.BytesIO(data))
         picture.load()
     except (OSError, SyntaxError, ValueError, EOFError) as error:
+        # Pillow's own words name a memory address here.
+        reason = 'unknown format' if isinstance(error, UnidentifiedImageError) else error
         raise ValueError(
-            f'cannot decode {path} ({len(data)} bytes): {error}; it is truncated or no picture, fetch that file again'
+            f'cannot decode {path} ({len(data)} bytes): {reason}; it is truncated or no picture, fetch that file again'
         ) from error
     # Pillow is content once all pixels are there; a PNG without its end was cut while it was written.
     if picture.format == 'PNG' and _PNG_END not in data:

@@ -1,4 +1,4 @@
-"""Training order and randomness as a function of (seed, position): a resumed run sees what an uninterrupted one does."""
+"""Training order and randomness as a function of (seed, position): a resumed run sees the same."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ VOC_CLASSES = (
 VOC_IDS = {name: index for index, name in enumerate(VOC_CLASSES)}
 PERSON = VOC_IDS['person']
 
-PART_GROUPS = ('background', 'head', 'torso', 'upper arms', 'lower arms', 'upper legs', 'lower legs')
+PART_CLASSES = ('background', 'head', 'torso', 'upper arms', 'lower arms', 'upper legs', 'lower legs')
 """The 7 classes of human parts; the index is the label."""
 
 PART_LABELS = {
@@ -55,7 +55,7 @@ PART_LABELS = {
     'lfoot': 6,
     'rfoot': 6,
 }
-"""Body parts by the names that the .mat files use (l, r: left, right; a second l or u: lower, upper) and their class."""
+"""Class of each body part, by the names in the .mat files (l, r: left, right; a second l or u: lower, upper)."""
 
 PART_NAMES = tuple(PART_LABELS)
 

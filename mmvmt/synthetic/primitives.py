@@ -11,7 +11,8 @@ import numpy as np
 
 from .geometry import BOX, CAPSULE, DOME, FRUSTUM, PLANE, RING, SPHERE, WEDGE
 
-SOLID, CHECKER, STRIPES, NOISE, BLOTCHES, BRICKS, TILES, PLANKS, DOTS, WINDOWS, WAVES = range(11)
+TEXTURES = range(11)
+SOLID, CHECKER, STRIPES, NOISE, BLOTCHES, BRICKS, TILES, PLANKS, DOTS, WINDOWS, WAVES = TEXTURES
 """Textures: how a material's two colours are mixed, see :mod:`mmvmt.synthetic.shading`."""
 
 _IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
@@ -41,15 +42,6 @@ class Draw:
 
     def pick(self, options: Sequence):
         return options[int(self._random() * len(options))]
-
-    def pick_weighted(self, weights: dict):
-        """A key, with a probability in proportion to its value."""
-        remaining = self._random() * sum(weights.values())
-        for key, weight in weights.items():
-            remaining -= weight
-            if remaining < 0:
-                return key
-        return key
 
     def integer(self, low: int, high: int) -> int:
         """An integer from ``low`` to ``high``, both included."""
@@ -132,6 +124,11 @@ class Primitives:
         """The primitives at ``index``."""
         return Primitives(*(getattr(self, field.name)[index] for field in fields(self)))
 
+    def table(self) -> np.ndarray:
+        """``(14, P)`` float32, a row per number: the inverse map row by row (9), the centre (3), the shape (2)."""
+        inverse = (self.axes / self.scale[:, :, None]).reshape(-1, 9)
+        return np.ascontiguousarray(np.concatenate([inverse, self.center, self.shape], 1).T, np.float32)
+
     def moved(self, turn: np.ndarray, shift: np.ndarray, factor: np.ndarray | float = 1.0) -> Primitives:
         """The primitives scaled, turned and moved: ``turn @ (factor * p) + shift``.
 
@@ -177,7 +174,7 @@ class Materials:
 class Assembly:
     """Collects primitives in the coordinates of one object after another.
 
-    An object stands on ``y = 0`` around the origin, y is up and it faces z. All lengths are metres, colours sRGB 0 to 1.
+    An object stands on ``y = 0`` around the origin, y is up and it faces z. Lengths are metres, colours sRGB 0 to 1.
     """
 
     def __init__(self) -> None:
@@ -189,6 +186,9 @@ class Assembly:
         self._scales: list[Vector] = []
         self._shapes: list[tuple[float, float]] = []
         self._materials: list[tuple] = []
+
+    def __len__(self) -> int:
+        return len(self._rows)
 
     def begin(self) -> int:
         """Start the next object; returns its index."""

@@ -128,6 +128,7 @@ compile_jobs() {
 # Shows the compiler's progress, every tenth file, instead of its commands, which go to the log.
 progress_of_ninja() {
     awk -v log_file="$1" '
+        BEGIN { printf "" > log_file }
         { print > log_file }
         match($0, /\[[0-9]+\/[0-9]+\]/) {
             split(substr($0, RSTART + 1, RLENGTH - 2), count, "/")
@@ -148,10 +149,10 @@ install_mmcv() { # KIND, further pip arguments
     fi
     in_venv -m pip --disable-pip-version-check install --verbose --no-deps --no-build-isolation "$@" "$pin" 2>&1 |
         progress_of_ninja "$MMCV_LOG" || {
-        grep -E 'error|Error|Killed' "$MMCV_LOG" | tail -n 15 >&2
+        grep -E 'error|Error|Killed' "$MMCV_LOG" | tail -n 15 >&2 || tail -n 15 "$MMCV_LOG" >&2
         die "$pin did not build; the whole log is $MMCV_LOG." \
             'Compiler killed: too little memory, try MAX_JOBS=1 make setup' \
-            'CUDA version mismatch: install the CUDA toolkit that torch was built with, see the log'
+            'CUDA headers missing or of another version: install the CUDA toolkit that torch was built with, set CUDA_HOME'
     }
 }
 
@@ -218,8 +219,11 @@ check_machine
 step 2/6 "virtual environment $VENV and build tools (half a minute)"
 make_venv
 step 3/6 "$(pins requirements.txt '^torch==') and $(pins requirements.txt '^torchvision==') (1 to 5 minutes, about 3 GB)"
+# pip shows its progress while it downloads, and is silent when everything is there.
+verbosity=()
+if in_venv -m pip freeze | grep -xF "$(pins requirements.txt '^torch==')" >/dev/null; then verbosity=(--quiet); fi
 # shellcheck disable=SC2046
-pip_install --constraint requirements.txt $(pins requirements.txt '^(torch|torchvision)==')
+pip_install ${verbosity[@]+"${verbosity[@]}"} --constraint requirements.txt $(pins requirements.txt '^(torch|torchvision)==')
 step 4/6 'libraries (half a minute)'
 remove_other_opencv
 # shellcheck disable=SC2046
@@ -231,7 +235,8 @@ setup_mmcv
 step 6/6 'the other OpenMMLab packages and mmvmt itself (half a minute)'
 # shellcheck disable=SC2046
 pip_install --quiet --no-deps --no-build-isolation $(pins requirements.txt '^onedl-' | grep -vE '^onedl-(mmengine|mmcv)==')
-pip_install --quiet --no-deps --no-build-isolation --editable .
+# setuptools warns on every editable install that it is one.
+PYTHONWARNINGS=ignore pip_install --quiet --no-deps --no-build-isolation --editable .
 verify
 
 {

@@ -48,5 +48,5 @@ def test_prediction_that_is_no_probability(tmp_path, value, message):
 def test_sample_without_id(tmp_path):
     sample = {**random_samples(('edge',), 1)[0], 'img_path': 'folder/7.jpg'}
     del sample['img_id']
-    with pytest.raises(ValueError, match="'folder/7.jpg': the sample has no 'img_id'"):
+    with pytest.raises(ValueError, match=r"'folder/7\.jpg': the sample has no 'img_id'"):
         EdgePictures(tmp_path).process(None, [sample])

@@ -98,7 +98,9 @@ def test_set_without_labelled_pixel_is_nan_and_warned_of(absent_class, logged):
 
 
 def test_label_outside_names_image_and_value():
-    with pytest.raises(ValueError, match=r"semseg of image 'b7': the truth holds class 21, and the classes are 0 to 20"):
+    with pytest.raises(
+        ValueError, match=r"semseg of image 'b7': the truth holds class 21, and the classes are 0 to 20"
+    ):
         IoUMetric('semseg', 21).process(None, [sample_of([[0, 1]], [[0, 21]], 'b7')])
 
 
@@ -115,10 +117,10 @@ def test_ignore_index_can_be_another():
 @pytest.mark.parametrize(
     'arguments,message',
     [
-        (dict(num_classes=1), 'num_classes must be 2 or more'),
-        (dict(num_classes=3, ignore_index=2), 'ignore_index 2 is one of the 3 classes'),
-        (dict(num_classes=3, absent_class='nan'), "got 'nan'"),
-        (dict(num_classes=3, class_names=['a', 'b']), '2 names for 3 classes'),
+        ({'num_classes': 1}, 'num_classes must be 2 or more'),
+        ({'num_classes': 3, 'ignore_index': 2}, 'ignore_index 2 is one of the 3 classes'),
+        ({'num_classes': 3, 'absent_class': 'nan'}, "got 'nan'"),
+        ({'num_classes': 3, 'class_names': ['a', 'b']}, '2 names for 3 classes'),
     ],
 )
 def test_bad_arguments(arguments, message):

@@ -86,7 +86,9 @@ def test_mean_over_images_not_over_pixels():
 
 def test_batch_of_one_is_one_image():
     # A height of 1 too: nothing may be squeezed away and scored row by row.
-    sample = make_sample('a', {'saliency': (np.full((1, 1, 4), 0.95, np.float32), np.array([[[1, 1, 0, 0]]], np.uint8))})
+    sample = make_sample(
+        'a', {'saliency': (np.full((1, 1, 4), 0.95, np.float32), np.array([[[1, 1, 0, 0]]], np.uint8))}
+    )
     assert score(SaliencyMetric(), [sample])['saliency/mIoU'] == pytest.approx(50)
 
 

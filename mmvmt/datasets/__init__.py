@@ -1,0 +1,6 @@
+from . import transforms
+from .pascal_context_classes import normals_valid_ids, pascal_context_classes
+from .pascal_context_mt import PASCALContextMT
+from .seeding import seeded_rng
+
+__all__ = ['PASCALContextMT', 'normals_valid_ids', 'pascal_context_classes', 'seeded_rng', 'transforms']

@@ -1,0 +1,241 @@
+"""PASCAL-Context with labels for several tasks ("PASCAL_MT", the edition of ASTMT)."""
+
+from __future__ import annotations
+
+import os.path as osp
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from mmengine.dataset import BaseDataset
+
+from mmvmt.registry import DATASETS
+from mmvmt.structures import check_tasks
+
+from .formats import PART_GROUPS
+from .seeding import seeded_rng
+
+VOC_CLASSES = (
+    'background',
+    'aeroplane',
+    'bicycle',
+    'bird',
+    'boat',
+    'bottle',
+    'bus',
+    'car',
+    'cat',
+    'chair',
+    'cow',
+    'diningtable',
+    'dog',
+    'horse',
+    'motorbike',
+    'person',
+    'pottedplant',
+    'sheep',
+    'sofa',
+    'train',
+    'tvmonitor',
+)
+# Warm colours for head and torso, blue for the arms, green for the legs; the lower limbs are the lighter ones.
+HUMAN_PARTS_PALETTE = (
+    (30, 30, 38),
+    (244, 162, 97),
+    (231, 85, 80),
+    (69, 153, 214),
+    (126, 203, 224),
+    (94, 160, 88),
+    (182, 212, 106),
+)
+CONTEXT_FOLDER = 'pascal-context/trainval'
+HELP = 'the section "Use on PASCAL-Context" of README.md says how to get the data'
+
+
+def voc_palette(num_classes: int) -> list[tuple[int, int, int]]:
+    """PASCAL VOC's colours: the bits of a class index, three at a time, fill R, G and B from the highest bit down.
+
+    Args:
+        num_classes: Number of colours, at most 256.
+
+    Returns:
+        list[tuple[int, int, int]]: RGB, 0 to 255.
+    """
+    colors = []
+    for index in range(num_classes):
+        color = [0, 0, 0]
+        for bit in range(8):
+            color[bit % 3] |= (index >> bit & 1) << 7 - bit // 3
+        colors.append(tuple(color))
+    return colors
+
+
+@DATASETS.register_module()
+class PASCALContextMT(BaseDataset):
+    """Images and label maps of PASCAL_MT, read from the folder as it is unpacked; nothing is written into it.
+
+    Only the folders of enabled tasks need to exist, and a file is first touched when its sample is loaded. The layout::
+
+        JPEGImages/ID.jpg
+        ImageSets/Context/{train,val}.txt
+        semseg/VOC12/ID.png               semseg (else semseg/pascal-context/ID.png)
+        human_parts/ID.mat                human_parts
+        sal_distill/ID.png                saliency
+        normals_distill/ID.png            normals
+        pascal-context/trainval/ID.mat    normals (where they are valid), edge
+
+    A sample enters the pipeline with ``img_path``, ``img_id``, ``tasks``, ``label_paths`` (by task; for normals the
+    pair of both files) and ``sample_idx``.
+
+    With ``human_parts`` as the only task, images without a labelled part are replaced by others while training
+    (``drop_unlabelled``, see :class:`mmvmt.datasets.transforms.LoadMultiTaskAnnotations`); in test mode they stay, and
+    count in no score.
+
+    An index with an attribute ``seed``, as the package's samplers give, makes all randomness of the sample depend on
+    that seed alone, the replacement of dropped samples included.
+
+    Args:
+        data_root: The unpacked folder.
+        split: ``'train'`` or ``'val'``.
+        tasks: Any of semseg, human_parts, saliency, normals, edge.
+        ann_file: List of IDs, one per line, absolute or relative to ``data_root``. Empty:
+            ``ImageSets/Context/{split}.txt``.
+        pipeline: Transforms.
+        test_mode: Keep every sample.
+        metainfo: Additions to :attr:`METAINFO`.
+        indices: Use the first so many samples, or the samples of these indices; None: all.
+        serialize_data: Keep the list in one buffer, which worker processes share.
+        lazy_init: Leave the folder alone until ``full_init()``.
+        max_refetch: How many replacements of a dropped sample to try.
+
+    Raises:
+        ValueError: The split or a task is unknown, or the list is empty or has an ID twice.
+        FileNotFoundError: The folder, the list, or a folder of an enabled task is missing.
+    """
+
+    METAINFO = {
+        'dataset_type': 'pascal_context_mt',
+        'classes': VOC_CLASSES,
+        'palette': voc_palette(len(VOC_CLASSES)),
+        'human_parts_classes': ('background', *PART_GROUPS),
+        'human_parts_palette': list(HUMAN_PARTS_PALETTE),
+        'normals_y': 'up',
+    }
+    FOLDERS: dict[str, tuple[str, ...]] = {
+        'semseg': ('semseg/VOC12', 'semseg/pascal-context'),
+        'human_parts': ('human_parts',),
+        'saliency': ('sal_distill',),
+        'normals': ('normals_distill',),
+        'edge': (CONTEXT_FOLDER,),
+    }
+    """Where the labels of each task are; the first existing folder counts."""
+    TASKS = tuple(FOLDERS)
+
+    def __init__(
+        self,
+        data_root: str,
+        split: str = 'train',
+        tasks: Iterable[str] = ('semseg', 'human_parts', 'saliency', 'normals'),
+        ann_file: str = '',
+        pipeline: Sequence[dict | Callable] = (),
+        test_mode: bool = False,
+        metainfo: Mapping | None = None,
+        indices: int | Sequence[int] | None = None,
+        serialize_data: bool = True,
+        lazy_init: bool = False,
+        max_refetch: int = 1000,
+    ) -> None:
+        if split not in ('train', 'val'):
+            raise ValueError(f"split must be 'train' or 'val', got {split!r}; for another list give ann_file")
+        if not isinstance(tasks, str) and 'depth' in (tasks := tuple(tasks)):
+            raise ValueError(f"PASCAL-Context has no labels for task 'depth'; it has {', '.join(self.TASKS)}")
+        self.split = split
+        self.tasks = check_tasks(tasks, self.TASKS)
+        super().__init__(
+            ann_file=ann_file or f'ImageSets/Context/{split}.txt',
+            metainfo={**(metainfo or {}), 'tasks': self.tasks},
+            data_root=str(data_root),
+            data_prefix={},
+            indices=indices,
+            serialize_data=serialize_data,
+            pipeline=list(pipeline),
+            test_mode=test_mode,
+            lazy_init=lazy_init,
+            max_refetch=max_refetch,
+        )
+
+    def __getitem__(self, idx: int) -> dict:
+        """Run the pipeline on a sample, from the seed of ``idx`` where it has one."""
+        seed = getattr(idx, 'seed', None)
+        if seed is None:
+            return super().__getitem__(idx)
+        with seeded_rng(seed):
+            return super().__getitem__(int(idx))
+
+    def index_of(self, img_id: str) -> int:
+        """Position of an image in the data set, found by walking through its list.
+
+        Args:
+            img_id: ID as in the list.
+
+        Raises:
+            KeyError: The ID is not listed.
+        """
+        for idx in range(len(self)):
+            if self.get_data_info(idx)['img_id'] == img_id:
+                return idx
+        raise KeyError(f'image ID {img_id!r} is not among the {len(self)} samples of {self.ann_file}')
+
+    def load_data_list(self) -> list[dict]:
+        """Compose the paths of every listed image. Checks folders, but no file, so that it takes no time."""
+        if not osp.isdir(self.data_root):
+            raise FileNotFoundError(
+                f'data_root {self.data_root!r} is no folder; give the PASCAL_MT folder with --data-root or as '
+                f'data_root of the data set ({HELP})'
+            )
+        images = self._folder('the images', 'JPEGImages')
+        folders = {task: self._folder(f'task {task!r}', *self.FOLDERS[task]) for task in self.tasks}
+        extensions = {'human_parts': '.mat', 'edge': '.mat'}
+        if 'normals' in self.tasks:
+            context = self._folder("where normals are valid (task 'normals')", CONTEXT_FOLDER)
+        drop_unlabelled = self.tasks == ('human_parts',) and not self.test_mode
+
+        samples = []
+        for img_id in self._read_ids():
+            paths = {task: osp.join(folders[task], img_id + extensions.get(task, '.png')) for task in self.tasks}
+            if 'normals' in self.tasks:
+                paths['normals'] = (paths['normals'], osp.join(context, f'{img_id}.mat'))
+            samples.append(
+                {
+                    'img_id': img_id,
+                    'img_path': osp.join(images, f'{img_id}.jpg'),
+                    'tasks': self.tasks,
+                    'label_paths': paths,
+                    'drop_unlabelled': drop_unlabelled,
+                }
+            )
+        return samples
+
+    def _folder(self, purpose: str, *names: str) -> str:
+        """The first existing one of some folders."""
+        for name in names:
+            if osp.isdir(folder := osp.join(self.data_root, name)):
+                return folder
+        raise FileNotFoundError(
+            f'{self.data_root} has no folder {" or ".join(names)}, which holds {purpose}; unpack it there or disable '
+            f'the task ({HELP})'
+        )
+
+    def _read_ids(self) -> list[str]:
+        if not osp.isfile(self.ann_file):
+            raise FileNotFoundError(
+                f'the split file {self.ann_file} is missing; it lists one image ID per line ({HELP})'
+            )
+        with open(self.ann_file, encoding='utf-8') as file:
+            ids = [line.strip() for line in file if line.strip()]
+        if not ids:
+            raise ValueError(f'the split file {self.ann_file} is empty; it must list one image ID per line')
+        seen = set()
+        for img_id in ids:
+            if img_id in seen:
+                raise ValueError(f'the split file {self.ann_file} lists the image ID {img_id!r} twice; remove one')
+            seen.add(img_id)
+        return ids

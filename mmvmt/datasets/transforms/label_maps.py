@@ -1,0 +1,79 @@
+"""What geometry does to label maps, by the kind of their task (see :class:`mmvmt.structures.Task`).
+
+Class indices, masks and metres are sampled from the nearest pixel, since a mean means nothing at a boundary. Vectors
+are interpolated among known neighbours and scaled back to unit length; a pixel whose nearest source is unknown stays
+unknown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+
+from mmvmt.datasets.vectors import known_vectors, unit_vectors
+from mmvmt.structures import TASKS, Task
+
+# Opposite neighbours can cancel; a sum shorter than this has no direction.
+_SHORTEST_SUM = 1e-3
+
+
+def labelled_tasks(results: dict) -> Iterator[Task]:
+    """The tasks whose label map is in a pipeline's results."""
+    return (task for task in TASKS.values() if task.gt_key in results)
+
+
+def flip_label(task: Task, label: np.ndarray) -> np.ndarray:
+    """Mirror left and right; vectors change the sign of x."""
+    label = cv2.flip(label, 1)
+    if task.kind == 'vectors':
+        label[..., 0] *= -1
+    return label
+
+
+def resize_label(task: Task, label: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Resize a map to ``(height, width)`` pixels. Metric values are kept: zooming in moves nothing closer."""
+    # Plain INTER_NEAREST is half a pixel off the grid of INTER_LINEAR, by which the image is resized.
+    nearest = cv2.INTER_NEAREST_EXACT
+    if task.kind != 'vectors':
+        return cv2.resize(label, (width, height), interpolation=nearest)
+    known = cv2.resize(known_vectors(label), (width, height), interpolation=nearest)
+    vectors = cv2.resize(label, (width, height), interpolation=cv2.INTER_LINEAR)
+    return unit_vectors(vectors, _SHORTEST_SUM, known)
+
+
+def rotate_label(task: Task, label: np.ndarray, matrix: np.ndarray, angle: float) -> np.ndarray:
+    """Rotate a map, keeping its size; what comes from outside is unknown.
+
+    Args:
+        task: The task of the map.
+        label: ``(H, W)`` or ``(H, W, 3)``.
+        matrix: ``(2, 3)`` affine matrix of OpenCV, from source to target pixels.
+        angle: The angle of ``matrix``, in degrees, counter-clockwise. Vectors turn by it about the z axis.
+    """
+    size = label.shape[1::-1]
+    if task.kind != 'vectors':
+        return cv2.warpAffine(label, matrix, size, flags=cv2.INTER_NEAREST, borderValue=task.ignore)
+    known = cv2.warpAffine(known_vectors(label), matrix, size, flags=cv2.INTER_NEAREST, borderValue=0)
+    vectors = cv2.warpAffine(label, matrix, size, flags=cv2.INTER_LINEAR, borderValue=(0, 0, 0))
+    vectors = unit_vectors(vectors, _SHORTEST_SUM, known)
+    cos, sin = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
+    return cv2.transform(vectors, np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]]))
+
+
+def pad_label(task: Task, label: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Pad a map at the right and at the bottom to ``(height, width)`` pixels with unknown."""
+    return pad_right_bottom(label, width, height, task.ignore)
+
+
+def pad_right_bottom(
+    array: np.ndarray, width: int, height: int, value: float | tuple[float, float, float]
+) -> np.ndarray:
+    """Pad an image or a map at the right and at the bottom to ``(height, width)`` pixels."""
+    bottom, right = height - array.shape[0], width - array.shape[1]
+    if not bottom and not right:
+        return array
+    if np.isscalar(value):
+        value = (value,) * 3
+    return cv2.copyMakeBorder(array, 0, bottom, 0, right, cv2.BORDER_CONSTANT, value=value)

@@ -1,0 +1,39 @@
+import pytest
+import torch
+from mmengine.structures import PixelData
+
+from mmvmt.evaluation.constant_predictor import best_constant, constant_predictions
+from mmvmt.structures import MultiTaskDataSample
+
+
+def test_most_frequent_class_without_ignored_pixels():
+    labels = [torch.tensor([[[255, 255, 255, 3]]]), torch.tensor([[[255, 3, 2, 2], [2, 255, 255, 255]]])]
+    assert best_constant('semseg', [label.to(torch.uint8) for label in labels]).item() == 2
+
+
+def test_mean_vector_of_known_pixels():
+    labels = torch.zeros(3, 1, 3)
+    labels[:, 0, 0] = torch.tensor([1.0, 0, 0])
+    labels[:, 0, 1] = torch.tensor([0, 1.0, 0])
+    assert best_constant('normals', [labels]).flatten().tolist() == pytest.approx([0.5**0.5, 0.5**0.5, 0])
+
+
+def test_mean_depth_of_known_pixels_and_saliency():
+    assert best_constant('depth', [torch.tensor([[[0.0, 2.0, 4.0]]])]).item() == 3
+    assert best_constant('saliency', []).item() == 1
+
+
+@pytest.mark.parametrize('task, value, dtype', [('semseg', 255, torch.uint8), ('normals', 0, torch.float32)])
+def test_no_labelled_pixel(task, value, dtype):
+    with pytest.raises(ValueError, match=f"no pixel is labelled for task '{task}'"):
+        best_constant(task, [torch.full((3, 2, 2), value, dtype=dtype)])
+
+
+def test_predictions_are_constant_and_leave_the_samples_alone():
+    samples = [MultiTaskDataSample() for _ in range(2)]
+    for index, sample in enumerate(samples):
+        sample.gt = PixelData(semseg=torch.full((1, 2, 3), index, dtype=torch.uint8))
+    samples[1].gt.semseg[:] = 0
+    for sample, twin in zip(samples, constant_predictions(samples)):
+        assert torch.equal(twin.pred.semseg, torch.zeros(1, 2, 3, dtype=torch.uint8))
+        assert 'pred' not in sample

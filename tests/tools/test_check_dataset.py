@@ -1,0 +1,225 @@
+import importlib.util
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pascal_mt_folder import build_folder
+from PIL import Image
+from scipy.io import savemat
+
+TOOL = Path(__file__).parents[2] / 'tools/dataset/check_dataset.py'
+
+
+@pytest.fixture(scope='module')
+def tool():
+    spec = importlib.util.spec_from_file_location('check_dataset', TOOL)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return build_folder(tmp_path / 'PASCAL_MT')
+
+
+@pytest.fixture
+def check(tool, folder, capsys, monkeypatch):
+    monkeypatch.setenv('COLUMNS', '200')
+
+    def run(*args, root=folder.root):
+        code = tool.main([str(root), '--jobs', '1', *args])
+        return code, capsys.readouterr().out
+
+    return run
+
+
+def snapshot(root):
+    return {path: path.stat().st_mtime_ns for path in root.rglob('*')}
+
+
+def row(output, split, name):
+    """Cells of one row of a split's table."""
+    table = output.split(f'split {split}')[1]
+    line = next(line for line in table.splitlines() if line.startswith(f'│ {name} '))
+    return [cell.strip() for cell in line.strip('│').split('│')]
+
+
+def test_a_good_folder(check, folder):
+    before = snapshot(folder.root)
+    code, output = check()
+    assert code == 0
+    assert output.rstrip().endswith('\nusable')
+    assert 'PASCAL_MT' in output
+    assert 'semseg from semseg/VOC12' in output
+    assert 'train: 3 images; the published split has 4,998' in output
+    assert 'val: 2 images; the published split has 5,105' in output
+    for name in ('image', 'semseg', 'human_parts', 'saliency', 'normals', 'edge'):
+        assert row(output, 'train', name)[1:5] == ['3', '0', '3', '0']
+    assert snapshot(folder.root) == before
+
+
+def test_ranges_of_values(check, folder):
+    _, output = check()
+    assert row(output, 'train', 'image')[5] == '40 to 40 pixels high, 60 to 60 wide'
+    ids = folder.train
+    seen = np.unique(np.concatenate([folder.semseg[i].ravel() for i in ids]))
+    ignored = np.mean([(folder.semseg[i] == 255).mean() for i in ids])
+    semseg = row(output, 'train', 'semseg')[5]
+    assert semseg.startswith(f'{len(seen) - 1} classes from 0 to {seen[-2]}; {ignored:.1%} ignored')
+    assert 'labelled in 3 of 3 images' in semseg
+    assert 'labelled in 2 of 3 images' in row(output, 'train', 'human_parts')[5]
+    salient = np.mean([folder.saliency[i].mean() for i in ids])
+    assert row(output, 'train', 'saliency')[5] == f'{salient:.1%} of pixels are 1'
+    assert 'valid on 62.5% of pixels' in row(output, 'train', 'normals')[5]
+
+
+def test_several_processes_find_the_same(check, tool, folder, capsys, monkeypatch):
+    monkeypatch.setattr(tool, 'SAMPLES_PER_JOB', 1)
+    folder.path('semseg', folder.train[1]).write_bytes(b'')
+    alone = check()
+    code = tool.main([str(folder.root), '--jobs', '2'])
+    assert (code, capsys.readouterr().out) == alone
+
+
+@pytest.mark.parametrize('task', ['image', 'semseg', 'human_parts', 'saliency', 'normals', 'context'])
+def test_missing_and_truncated_files(check, folder, task):
+    missing, broken = folder.path(task, folder.train[0]), folder.path(task, folder.train[2])
+    missing.unlink()
+    broken.write_bytes(broken.read_bytes()[:-100])
+    code, output = check()
+    assert code == 1
+    for name in ('normals', 'edge') if task == 'context' else (task,):
+        # The labels of an image that cannot be read are not judged.
+        assert row(output, 'train', name)[1:5] == ['3', '1', '1', '1']
+    assert f'missing file {missing}' in output
+    assert str(broken) in output
+    assert output.splitlines()[-1].startswith('unusable: ')
+
+
+def test_one_damaged_task_does_not_hide_another(check, folder):
+    img_id = folder.train[0]
+    savemat(folder.path('human_parts', img_id), {'wrong': 1})
+    Image.fromarray(np.full((40, 60), 33, dtype=np.uint8)).save(folder.path('semseg', img_id))
+    Image.fromarray(np.zeros((4, 6), dtype=np.uint8)).save(folder.path('saliency', img_id))
+    code, output = check('--split', 'train')
+    assert code == 1
+    assert f'{img_id}.mat has no variable' in output
+    assert f'{img_id}.png holds the class 33 at pixel (x=0, y=0)' in output
+    assert 'size mismatch' in output
+    assert row(output, 'train', 'normals')[1:5] == ['3', '0', '3', '0']
+    assert 'unusable: 3 problems' in output
+
+
+def test_long_lists_are_cut_unless_asked_for(check, tmp_path):
+    many = build_folder(tmp_path / 'many', train=[f'image_{number}' for number in range(14)])
+    for img_id in many.train:
+        many.path('saliency', img_id).unlink()
+    code, output = check('--tasks', 'saliency', root=many.root)
+    assert code == 1
+    assert 'saliency, train: 14 problems' in output
+    assert (output.count('missing file'), '... and 4 more' in output) == (10, True)
+    _, output = check('--tasks', 'saliency', '--list-all', root=many.root)
+    assert (output.count('missing file'), '... and' in output) == (14, False)
+
+
+def test_a_sample_decodes_some_files_and_still_sees_missing_ones(check, folder):
+    code, output = check('--sample', '2', '--split', 'train', '--tasks', 'semseg')
+    assert code == 0
+    assert row(output, 'train', 'semseg')[1:5] == ['3', '0', '2', '0']
+    folder.path('semseg', folder.train[1]).unlink()
+    code, output = check('--sample', '2', '--split', 'train', '--tasks', 'semseg')
+    assert code == 1
+    assert row(output, 'train', 'semseg')[1:5] == ['3', '1', '2', '0']
+
+
+def test_folders_that_are_absent_are_named_and_skipped(check, folder):
+    shutil.rmtree(folder.root / 'human_parts')
+    code, output = check()
+    assert code == 0
+    assert 'no folder, hence not checked: human_parts' in output
+    code, output = check('--tasks', 'human_parts')
+    assert code == 1
+    assert 'has no folder human_parts' in output
+
+
+def test_normals_without_their_validity(check, folder):
+    shutil.rmtree(folder.root / 'pascal-context')
+    code, output = check('--tasks', 'normals')
+    assert code == 1
+    assert 'pascal-context/trainval' in output
+
+
+@pytest.mark.parametrize('text', ['', 'a\na\n'])
+def test_bad_split_file(check, folder, text):
+    (folder.root / 'ImageSets/Context/train.txt').write_text(text)
+    code, output = check()
+    assert code == 1
+    assert 'train: the split file' in output
+    assert row(output, 'val', 'semseg')[1:5] == ['2', '0', '2', '0']
+
+
+def test_images_in_both_splits(check, folder):
+    (folder.root / 'ImageSets/Context/val.txt').write_text('\n'.join(folder.train[1:]))
+    code, output = check()
+    assert code == 0
+    assert f'warning: 2 images are in both splits, such as {folder.train[1]}' in output
+
+
+def test_negated_normals(check, folder):
+    for img_id in folder.train:
+        path = folder.path('normals', img_id)
+        Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
+    _, output = check('--split', 'train')
+    assert 'warning, train: normals point away from the viewer' in output
+
+
+def test_synthetic_folder(check, folder):
+    (folder.root / 'synthetic.json').write_text('{}')
+    code, output = check()
+    assert code == 0
+    assert 'layout: synthetic scenes' in output
+    assert 'train: 3 images\n' in output
+
+
+@pytest.mark.parametrize(
+    'files, message',
+    [
+        ([], 'no known layout'),
+        (['gt_sets/train.txt', 'images/1.png', 'normals/1.png'], r'looks like NYUD-v2 (edition of InvPT and ATRC)'),
+        (['gt_sets/train.txt', 'images/1.jpg', 'normals/1.npy'], r'NYUD-v2 (edition of MTI-Net and MTLoRA)'),
+        (['gt_sets/train.txt', 'images/1.jpg', 'normals/1.jpg'], r'NYUD-v2 (edition of ASTMT), not supported yet'),
+        (['JPEGImages/1.jpg', 'SegmentationClassContext/1.png'], 'another benchmark'),
+        (['PASCAL_MT/ImageSets/Context/train.txt'], 'give that one'),
+        (['JPEGImages/1.jpg', 'ImageSets/Context/train.txt'], 'no folder of any task'),
+    ],
+)
+def test_other_layouts(check, tmp_path, files, message):
+    root = tmp_path / 'other'
+    root.mkdir()
+    for name in files:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text('1')
+    code, output = check(root=root)
+    assert code == 1
+    assert message in output
+
+
+def test_missing_root_as_a_command(tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(TOOL), str(tmp_path / 'nowhere')], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert 'nowhere is no folder' in done.stdout
+
+
+@pytest.mark.parametrize(
+    'args', [['--jobs', '0'], ['--sample', '0'], ['--tasks', 'depth'], ['--tasks', 'edge', 'edge']]
+)
+def test_bad_arguments(tool, folder, capsys, args):
+    with pytest.raises(SystemExit, match='2'):
+        tool.main([str(folder.root), *args])
+    assert args[0] in capsys.readouterr().err

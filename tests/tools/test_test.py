@@ -1,0 +1,77 @@
+import json
+
+import commands
+import cv2
+import numpy as np
+import pytest
+
+
+@pytest.fixture(scope='module')
+def tested(tiny_config, tmp_path_factory):
+    """A short training, and its test with maps and pictures."""
+    folder = tmp_path_factory.mktemp('tested')
+    commands.run('tools/train.py', tiny_config, '--work-dir', folder, '--cfg-options', 'train_cfg.max_iters=1')
+    result = commands.run(
+        *('tools/test.py', tiny_config, folder / 'iter_1.pth', '--work-dir', folder, '--out', folder / 'out'),
+        *('--show-dir', folder / 'pictures'),
+    )
+    return folder, result
+
+
+def test_writes_metrics_with_their_origin(tested):
+    folder, _ = tested
+    record = json.loads((folder / 'out' / 'metrics.json').read_text())
+    assert {'semseg/mIoU', 'human_parts/mIoU', 'saliency/mIoU', 'saliency/maxF', 'normals/mean'} <= set(
+        record['metrics']
+    )
+    assert record['seed'] == 0
+    assert record['checkpoint'].endswith('iter_1.pth')
+    assert {'torch', 'mmengine', 'mmcv', 'mmseg', 'mmvmt'} <= set(record['versions'])
+    assert record['hardware']['cores'] >= 1
+    assert 'tools/test.py' in record['command']
+
+
+def test_writes_maps_in_the_formats_of_the_data_set(tested):
+    folder, _ = tested
+    for task in ('semseg', 'human_parts', 'saliency', 'normals'):
+        maps = sorted((folder / 'out' / task).iterdir())
+        assert len(maps) == 5
+        array = cv2.imread(str(maps[0]), cv2.IMREAD_UNCHANGED)
+        assert array.dtype == np.uint8
+        assert array.shape == ((64, 64, 3) if task == 'normals' else (64, 64))
+    normals = cv2.imread(str(maps[0]), cv2.IMREAD_UNCHANGED).astype(float) / 127.5 - 1
+    assert np.abs(np.linalg.norm(normals, axis=2) - 1).max() < 0.02
+
+
+def test_writes_one_picture_per_image(tested):
+    folder, _ = tested
+    pictures = sorted((folder / 'pictures').iterdir())
+    assert len(pictures) == 5
+    assert cv2.imread(str(pictures[0])).shape[1] > 5 * 64
+
+
+def test_prints_one_table(tested):
+    _, result = tested
+    output = result.stdout + result.stderr
+    assert output.count('protocol mti') == 1
+    assert 'human_parts' in output
+
+
+def test_missing_checkpoint_and_data(tiny_config, tmp_path):
+    result = commands.run(
+        'tools/test.py', tiny_config, tmp_path / 'no.pth', '--data-root', tmp_path / 'none', check=False
+    )
+    assert result.returncode == 2
+    assert "checkpoint: file '" in result.stderr
+    assert "data: folder '" in result.stderr
+
+
+def test_a_checkpoint_of_another_method_is_refused(tiny_config, tested, tmp_path):
+    folder, _ = tested
+    result = commands.run(
+        *('tools/test.py', tiny_config, folder / 'iter_1.pth', '--work-dir', tmp_path, '--cfg-options'),
+        'model.backbone.plugins.0.cfg.type=mmvmt.VMTAdapterLite',
+        check=False,
+    )
+    assert result.returncode != 0
+    assert 'the checkpoint was trained with another method than this model' in result.stderr

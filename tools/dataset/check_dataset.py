@@ -1,0 +1,199 @@
+"""Check a data folder before training: layout, split sizes, every file of every task, ranges of values.
+
+Exit code 0 if the folder is usable, 1 if not. Nothing is written into it.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import cv2
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from mmvmt.datasets import PASCALContextMT
+from mmvmt.datasets.integrity import FileReport, check_sample, describe_layout
+from mmvmt.structures import TASKS, check_tasks
+
+EXPECTED_SIZES = {'train': 4998, 'val': 5105}
+LISTED = 10
+SAMPLES_PER_JOB = 100
+
+
+def _summary(name: str, report: FileReport) -> str:
+    """The values of one kind of file, in words."""
+    if not report.read:
+        return 'nothing read'
+    if name == 'image':
+        (top, bottom), (left, right) = report.ranges['height'], report.ranges['width']
+        return f'{top} to {bottom} pixels high, {left} to {right} wide'
+    if TASKS[name].kind == 'vectors':
+        known = report.totals['known']
+        if not known:
+            return 'no valid pixel'
+        axes = ', '.join(f'{axis} {low:.2f} to {high:.2f}' for axis, (low, high) in report.ranges.items())
+        return (
+            f'{axes}; mean z {report.totals["z"] / known:.2f}; valid on {known / report.totals["pixels"]:.1%} of pixels'
+        )
+    total = report.classes.total()
+    ignored = report.classes[TASKS[name].ignore]
+    seen = sorted(index for index in report.classes if index != TASKS[name].ignore)
+    if TASKS[name].kind == 'binary':
+        return f'{report.classes[1] / max(1, total - ignored):.1%} of pixels are 1'
+    span = f'{len(seen)} classes from {seen[0]} to {seen[-1]}' if seen else 'no class'
+    return (
+        f'{span}; {ignored / total:.1%} ignored; labelled in {report.totals["labelled_images"]} of {report.read} images'
+    )
+
+
+def _check_split(dataset: PASCALContextMT, jobs: int, sample: int | None, console: Console) -> dict[str, FileReport]:
+    size = len(dataset)
+    deep = np.ones(size, dtype=bool)
+    if sample is not None and sample < size:
+        deep[:] = False
+        deep[np.linspace(0, size - 1, sample).round().astype(int)] = True
+    infos = [dataset.get_data_info(index) for index in range(size)]
+    reports = {name: FileReport() for name in ('image', *dataset.tasks)}
+    columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        bar = progress.add_task(f'reading {dataset.split}', total=size)
+        for found in _map(jobs, infos, deep.tolist()):
+            for name, report in found.items():
+                reports[name].add(report)
+            progress.advance(bar)
+    return reports
+
+
+def _map(jobs: int, infos: list[dict], deep: list[bool]) -> Iterator[dict[str, FileReport]]:
+    # A process takes seconds to start.
+    jobs = min(jobs, -(-len(infos) // SAMPLES_PER_JOB))
+    if jobs == 1:
+        yield from map(check_sample, infos, deep)
+        return
+    # A fork of a process that runs threads, as the progress bar does, can hang: start clean ones.
+    # Each gets one thread, since more would fight over the cores.
+    pool = ProcessPoolExecutor(jobs, get_context('spawn'), initializer=cv2.setNumThreads, initargs=(1,))
+    with pool:
+        yield from pool.map(check_sample, infos, deep, chunksize=8)
+
+
+def _print_reports(console: Console, split: str, reports: dict[str, FileReport], list_all: bool) -> int:
+    """Print a table and the damage of one split.
+
+    Returns:
+        Number of files that are missing or unreadable.
+    """
+    table = Table(title=f'split {split}', title_justify='left')
+    for column in ('', 'samples', 'missing', 'read', 'unreadable'):
+        table.add_column(column, justify='left' if not column else 'right')
+    table.add_column('values', overflow='fold')
+    for name, report in reports.items():
+        numbers = (report.files, len(report.missing), report.read, len(report.unreadable))
+        table.add_row(name, *map(str, numbers), _summary(name, report))
+    console.print(table)
+    damaged = 0
+    for name, report in reports.items():
+        problems = report.missing + report.unreadable
+        damaged += len(problems)
+        shown = problems if list_all else problems[:LISTED]
+        if problems:
+            console.print(f'{name}, {split}: {_problems(len(problems))}', style='bold')
+        for line in shown:
+            console.print(f'  {line}', soft_wrap=True)
+        if len(shown) < len(problems):
+            console.print(f'  ... and {len(problems) - len(shown)} more; --list-all names them')
+    normals = reports.get('normals')
+    if normals is not None and normals.totals['known'] and normals.totals['z'] < 0:
+        console.print(f'warning, {split}: normals point away from the viewer on average; is their z negated?')
+    return damaged
+
+
+def _problems(number: int) -> str:
+    return '1 problem' if number == 1 else f'{number} problems'
+
+
+def _size_note(root: Path, split: str, size: int) -> str:
+    if (root / 'synthetic.json').is_file():
+        return f'{split}: {size:,} images'
+    if size == EXPECTED_SIZES[split]:
+        return f'{split}: {size:,} images, as published'
+    return f'{split}: {size:,} images; the published split has {EXPECTED_SIZES[split]:,}'
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('root', type=Path, help='the data folder')
+    parser.add_argument(
+        '--tasks', nargs='+', metavar='TASK', help='tasks to check (default: those whose folder exists)'
+    )
+    parser.add_argument(
+        '--split', nargs='+', choices=list(EXPECTED_SIZES), default=list(EXPECTED_SIZES), help='splits to check'
+    )
+    parser.add_argument('--jobs', type=int, default=os.cpu_count() or 1, help='processes (default: one per core)')
+    parser.add_argument(
+        '--sample',
+        type=int,
+        metavar='N',
+        help='decode N images of each split only; that all files exist is still checked',
+    )
+    parser.add_argument(
+        '--list-all', action='store_true', help=f'name every problem, not the first {LISTED} of each kind'
+    )
+    args = parser.parse_args(argv)
+    if args.jobs < 1:
+        parser.error(f'--jobs must be at least 1, got {args.jobs}')
+    if args.sample is not None and args.sample < 1:
+        parser.error(f'--sample must be at least 1, got {args.sample}')
+    if args.tasks is not None:
+        try:
+            check_tasks(args.tasks, PASCALContextMT.TASKS)
+        except ValueError as error:
+            parser.error(f'--tasks: {error}')
+    return args
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
+    console = Console(markup=False, highlight=False)
+    usable, layout = describe_layout(args.root)
+    console.print(f'layout: {layout}', soft_wrap=True)
+    tasks = args.tasks
+    if usable and tasks is None:
+        folders = PASCALContextMT.FOLDERS
+        tasks = [task for task, names in folders.items() if any((args.root / name).is_dir() for name in names)]
+        absent = [task for task in folders if task not in tasks]
+        if absent:
+            console.print(f'no folder, hence not checked: {", ".join(absent)}')
+        if not tasks:
+            console.print(f'no folder of any task: {", ".join(name for names in folders.values() for name in names)}')
+    if not usable or not tasks:
+        console.print('unusable')
+        return 1
+
+    damaged, ids = 0, {}
+    for split in args.split:
+        try:
+            dataset = PASCALContextMT(str(args.root), split=split, tasks=tasks, test_mode=True)
+        except (FileNotFoundError, ValueError) as error:
+            console.print(f'{split}: {error}', soft_wrap=True)
+            damaged += 1
+            continue
+        console.print(_size_note(args.root, split, len(dataset)))
+        ids[split] = {dataset.get_data_info(index)['img_id'] for index in range(len(dataset))}
+        reports = _check_split(dataset, args.jobs, args.sample, console)
+        damaged += _print_reports(console, split, reports, args.list_all)
+    shared = set.intersection(*ids.values()) if len(ids) > 1 else set()
+    if shared:
+        console.print(f'warning: {len(shared)} images are in both splits, such as {min(shared)}')
+    console.print(f'unusable: {_problems(damaged)}' if damaged else 'usable')
+    return 1 if damaged else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,46 @@
+"""Render a data set with exact ground truth: scenes in the PASCAL_MT layout, or single objects for classification."""
+
+import argparse
+import sys
+
+from mmvmt.synthetic import write_classification, write_pascal_mt
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('out', help='folder to write: new, empty, or written with the same arguments before')
+    parser.add_argument('--train', type=int, default=800, help='scenes in the train split (default: %(default)s)')
+    parser.add_argument('--val', type=int, default=200, help='scenes in the val split (default: %(default)s)')
+    parser.add_argument('--size', type=int, default=160, help='side of the images in pixels (default: %(default)s)')
+    parser.add_argument('--seed', type=int, default=0, help='another seed, other images (default: %(default)s)')
+    parser.add_argument('--jobs', type=int, help='processes (default: one per processor)')
+    parser.add_argument('--overwrite', action='store_true', help='replace a rendered data set with other arguments')
+    parser.add_argument(
+        '--classification',
+        type=int,
+        metavar='PER_CLASS',
+        help='write single objects instead: PER_CLASS train images of each of 20 classes, a tenth of that for val',
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    options = dict(size=args.size, seed=args.seed, jobs=args.jobs, overwrite=args.overwrite)
+    try:
+        if args.classification is None:
+            report = write_pascal_mt(args.out, args.train, args.val, **options)
+            what = f'{args.train} train and {args.val} val scenes in the PASCAL_MT layout'
+        else:
+            val = max(1, args.classification // 10)
+            report = write_classification(args.out, args.classification, val, **options)
+            what = f'{args.classification} train and {val} val images of each of 20 classes'
+    except (ValueError, FileExistsError) as error:
+        sys.exit(f'make_synthetic.py: {error}')
+    print(f'{args.out}: {what}, {args.size} x {args.size} pixels, seed {args.seed}')
+    print(f'written {report.written}, already there {report.skipped}, {report.seconds:.1f} s', end='')
+    print(f', {report.images_per_core_second:.1f} images/s per core' if report.written else '')
+
+
+if __name__ == '__main__':
+    main()

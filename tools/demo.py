@@ -40,7 +40,7 @@ PRETRAIN = 'configs/pretrain/swin_nano_synthetic_classification.py'
 SWEEP_SEED = 100
 """Seed of the learning-rate sweep, apart from the seeds that are reported."""
 SHOWN = 4
-"""Rows of the picture."""
+"""Scenes in the picture."""
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -328,8 +328,10 @@ def draw(demo: Demo, runs: dict[str, list[dict]]) -> Path:
         sections.append(draw_multi_task(image, rows))
     width = max(section.shape[1] for section in sections)
     padded = [np.pad(s, ((0, 0), (0, width - s.shape[1]), (0, 0)), constant_values=255) for s in sections]
+    # All scenes have one size, and so have the sections: two side by side.
+    lines = [np.concatenate(padded[i : i + 2], axis=1) for i in range(0, len(padded) - len(padded) % 2, 2)] or padded
     path = demo.out / 'predictions.png'
-    cv2.imwrite(str(path), cv2.cvtColor(np.concatenate(padded), cv2.COLOR_RGB2BGR))
+    cv2.imwrite(str(path), cv2.cvtColor(np.concatenate(lines), cv2.COLOR_RGB2BGR))
     return path
 
 

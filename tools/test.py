@@ -11,7 +11,7 @@ from mmengine.fileio import dump
 
 import mmvmt  # noqa: F401  makes the scope known before the config is read
 from mmvmt.engine.provenance import run_record
-from mmvmt.engine.run_config import missing_inputs, set_data_root, set_launcher
+from mmvmt.engine.run_config import finish_distributed, missing_inputs, set_data_root, set_launcher
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -72,6 +72,7 @@ def main(argv: list[str] | None = None) -> int:
             metrics={key: float(value) for key, value in metrics.items()},
         )
         dump(record, osp.join(args.out, 'metrics.json'), indent=2)
+    finish_distributed()
     return 0
 
 

@@ -8,7 +8,7 @@ import sys
 from mmengine.config import Config, DictAction
 
 import mmvmt  # noqa: F401  makes the scope known before the config is read
-from mmvmt.engine.run_config import missing_inputs, set_amp, set_data_root, set_launcher
+from mmvmt.engine.run_config import finish_distributed, missing_inputs, set_amp, set_data_root, set_launcher
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -52,6 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     from mmengine.runner import Runner
 
     Runner.from_cfg(cfg).train()
+    finish_distributed()
     return 0
 
 

@@ -79,6 +79,13 @@ def set_launcher(cfg: Config, launcher: str) -> None:
         cfg.sync_bn = None
 
 
+def finish_distributed() -> None:
+    """Let ranks leave together; one that ends while another still talks to it makes that one fail."""
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+
 def missing_inputs(cfg: Config, dataloaders: tuple[str, ...], weights: bool) -> list[str]:
     """What a run would miss, each with its remedy: data folders and, for training, encoder weights.
 

@@ -30,7 +30,8 @@ class IoUMetric(RunningMetric):
         ignore_index: Label that is not counted.
         absent_class: What becomes of a class that is neither in the truth nor in a prediction: ``'left_out'`` of the
             mean, or ``'zero'``, as published tables of the field have it.
-        class_names: Names for the table. Default: the indices.
+        class_names: Names for the table. Default: those of the data set's meta information (``classes`` of semseg,
+            ``<task>_classes`` of others) if it has as many, else the indices.
         prefix: First part of the result keys. Default: the name of the task.
 
     Raises:
@@ -60,10 +61,19 @@ class IoUMetric(RunningMetric):
         self.num_classes = num_classes
         self.ignore_index = ignore_index
         self.absent_class = absent_class
-        self.class_names = [str(name) for name in class_names or range(num_classes)]
+        self._class_names = class_names
         self.class_iou: dict[str, float] = {}
         """IoU of each class in the last evaluation, in percent; NaN: absent and left out."""
         self._absent_logged: list[str] = []
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes, for the table."""
+        key = 'classes' if self.task == 'semseg' else f'{self.task}_classes'
+        names = self._class_names or (self.dataset_meta or {}).get(key)
+        if names is None or len(names) != self.num_classes:
+            names = range(self.num_classes)
+        return [str(name) for name in names]
 
     def init_state(self) -> State:
         """Return ``confusion``, ``(classes, classes)``: pixels of the row's class predicted as the column's."""

@@ -126,3 +126,13 @@ def test_ignore_index_can_be_another():
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         IoUMetric('semseg', **arguments)
+
+
+def test_names_come_from_the_data_set_if_they_fit():
+    metric = IoUMetric('human_parts', num_classes=2)
+    assert metric.class_names == ['0', '1']
+    metric.dataset_meta = {'human_parts_classes': ('background', 'head'), 'classes': ('a', 'b')}
+    assert metric.class_names == ['background', 'head']
+    metric.dataset_meta = {'human_parts_classes': ('background', 'head', 'torso')}
+    assert metric.class_names == ['0', '1']
+    assert IoUMetric('semseg', num_classes=2, class_names=('x', 'y')).class_names == ['x', 'y']

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from mmvmt.models.checkpoint import read_checkpoint
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -53,4 +55,4 @@ def run_command(command: Sequence[str], check: bool = True, **more: str) -> subp
 def weights(work_dir: Path) -> dict[str, torch.Tensor]:
     """Weights of the last checkpoint of a run."""
     checkpoint = Path(work_dir, 'last_checkpoint').read_text()
-    return torch.load(checkpoint, map_location='cpu', weights_only=False)['state_dict']
+    return read_checkpoint(checkpoint)['state_dict']

@@ -96,7 +96,7 @@ def required_names(metadata):
 
 def test_requires_neither_openmmlab_distribution(metadata):
     assert not [name for name in required_names(metadata) if name.startswith(('mm', 'onedl', 'opencv'))]
-    assert 'Requires-Dist: torch>=2.1' in str(metadata)
+    assert 'Requires-Dist: torch>=2.6' in str(metadata)
 
 
 def imported_names(path):

@@ -4,6 +4,7 @@ encoder, train decoders only beside it, test both, and show what came out.
 Every stage is one of the commands that a user would type; finished stages are kept, so an interrupted demo goes on."""
 
 import argparse
+import hashlib
 import json
 import os
 import re
@@ -12,6 +13,8 @@ import statistics
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -27,6 +30,7 @@ from rich.table import Table
 from mmvmt.engine.provenance import run_record
 from mmvmt.evaluation.constant_predictor import constant_predictions
 from mmvmt.evaluation.evaluator import delta_m
+from mmvmt.models.checkpoint import read_checkpoint
 from mmvmt.registry import DATASETS, EVALUATOR
 from mmvmt.structures import TASKS
 from mmvmt.visualization import draw_multi_task
@@ -46,9 +50,9 @@ SHOWN = 4
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--out', default='work_dirs/demo', help='folder for everything (default: %(default)s)')
-    parser.add_argument('--train', type=int, default=800, help='training scenes')
+    parser.add_argument('--train', type=int, default=2000, help='training scenes')
     parser.add_argument('--val', type=int, default=200, help='validation scenes')
-    parser.add_argument('--objects', type=int, default=200, help='pretraining pictures per class')
+    parser.add_argument('--objects', type=int, default=300, help='pretraining pictures per class')
     parser.add_argument('--pretrain-iters', type=int, default=None, help='iterations of the pretraining')
     parser.add_argument('--iters', type=int, default=None, help='iterations of each training')
     parser.add_argument('--seeds', type=int, default=1, help='trainings per method')
@@ -62,8 +66,33 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+@dataclass(frozen=True)
+class Stage:
+    """One command of the demo.
+
+    Args:
+        name: Name of its log and record.
+        title: What it does, for the progress display.
+        arguments: What follows ``python`` on the command line.
+        inputs: Hash of what the command reads besides, see :func:`fingerprint`.
+    """
+
+    name: str
+    title: str
+    arguments: list[str]
+    inputs: str = ''
+
+
+def fingerprint(config: str, *files: Path) -> str:
+    """Hash of a config with all that it inherits, and of some files."""
+    digest = hashlib.sha256(Config.fromfile(ROOT / config).pretty_text.encode())
+    for path in files:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
 class Stages:
-    """Runs commands one after another with a progress bar; a command that finished before is not run again.
+    """Runs commands with progress bars; a command that finished before is not run again.
 
     Args:
         out: Folder for logs and records.
@@ -71,35 +100,53 @@ class Stages:
     """
 
     def __init__(self, out: Path, console: Console) -> None:
-        self.out = out
+        self.folder = out / 'stages'
         self.console = console
-        self.environment = os.environ | {'PYTHONPATH': os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')])}
 
-    def run(self, name: str, title: str, arguments: list[str]) -> float:
-        """Run ``python ARGUMENTS`` and return its seconds.
+    def run(self, *stages: Stage) -> list[float]:
+        """Run stages side by side, the cores shared evenly among them.
+
+        Returns:
+            Seconds of each.
 
         Raises:
-            SystemExit: The command failed; its last lines are shown.
+            SystemExit: A command failed; its last lines are shown.
         """
-        record_path, log_path = self.out / 'stages' / f'{name}.json', self.out / 'stages' / f'{name}.log'
-        record_path.parent.mkdir(parents=True, exist_ok=True)
-        if record_path.is_file() and (record := load(record_path))['arguments'] == arguments:
-            self.console.print(f'[green]done before[/] {title}: {record["seconds"]:.0f} s')
-            return record['seconds']
-        self.console.print(f'[dim]$ python {shlex.join(arguments)}[/]', highlight=False, soft_wrap=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        waiting = [stage for stage in stages if self._record(stage) is None]
+        for stage in stages:
+            if stage not in waiting:
+                self.console.print(f'[green]done before[/] {stage.title}: {self._record(stage)["seconds"]:.0f} s')
+        for stage in waiting:
+            command = shlex.join(['python', *stage.arguments])
+            self.console.print(f'[dim]$ {command}[/]', highlight=False, soft_wrap=True)
+        if waiting:
+            threads = max(1, (os.cpu_count() or 1) // len(waiting))
+            columns = TextColumn('{task.description}'), BarColumn(), TextColumn('{task.fields[state]}')
+            bars = Progress(*columns, TimeElapsedColumn(), console=self.console)
+            with bars, ThreadPoolExecutor(len(waiting)) as pool:
+                codes = list(pool.map(lambda stage: self._run_one(stage, bars, threads), waiting))
+            for stage, code in zip(waiting, codes):
+                if code:
+                    self._fail(stage, code)
+        return [self._record(stage)['seconds'] for stage in stages]
+
+    def _record(self, stage: Stage) -> dict | None:
+        """What is known of a finished stage with these very arguments and inputs."""
+        path = self.folder / f'{stage.name}.json'
+        record = load(path) if path.is_file() else None
+        done = record and (record['arguments'], record['inputs']) == (stage.arguments, stage.inputs)
+        return record if done else None
+
+    def _run_one(self, stage: Stage, progress: Progress, threads: int) -> int:
+        bar = progress.add_task(stage.title, total=None, state='')
+        python_path = os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')])
         start = time.monotonic()
-        columns = (
-            TextColumn('{task.description}'),
-            BarColumn(),
-            TextColumn('{task.fields[state]}'),
-            TimeElapsedColumn(),
-        )
-        with Progress(*columns, console=self.console) as progress, open(log_path, 'w', encoding='utf-8') as log:
-            bar = progress.add_task(title, total=None, state='')
+        with open(self.folder / f'{stage.name}.log', 'w', encoding='utf-8') as log:
             process = subprocess.Popen(
-                [sys.executable, *arguments],
+                [sys.executable, *stage.arguments],
                 cwd=ROOT,
-                env=self.environment,
+                env=os.environ | {'PYTHONPATH': python_path, 'OMP_NUM_THREADS': str(threads)},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
@@ -112,21 +159,26 @@ class Stages:
                     state = f'{match[1]} {match[2]}/{match[3]}' + (f', loss {loss[1]}' if loss else '')
                     progress.update(bar, completed=int(match[2]), total=int(match[3]), state=state)
             code = process.wait()
-            if code == 0:
-                progress.update(bar, completed=1, total=1, state='done')
-        if code != 0:
-            tail = log_path.read_text(encoding='utf-8').splitlines()[-15:]
-            self.console.print(*tail, sep='\n', markup=False, highlight=False)
-            raise SystemExit(f'{title} failed with exit code {code}; the whole log is in {log_path}')
-        seconds = time.monotonic() - start
-        dump(dict(arguments=arguments, seconds=seconds), record_path)
-        return seconds
+        if code == 0:
+            progress.update(bar, completed=1, total=1, state='done')
+            seconds = time.monotonic() - start
+            dump(
+                dict(arguments=stage.arguments, inputs=stage.inputs, seconds=seconds),
+                self.folder / f'{stage.name}.json',
+            )
+        return code
+
+    def _fail(self, stage: Stage, code: int) -> None:
+        log = self.folder / f'{stage.name}.log'
+        tail = log.read_text(encoding='utf-8').splitlines()[-15:]
+        self.console.print(*tail, sep='\n', markup=False, highlight=False)
+        raise SystemExit(f'{stage.title} failed with exit code {code}; the whole log is in {log}')
 
 
 def write_encoder(work_dir: Path, target: Path) -> None:
     """Keep only the encoder of a pretraining checkpoint."""
     checkpoint = (work_dir / 'last_checkpoint').read_text().strip()
-    weights = torch.load(checkpoint, map_location='cpu', weights_only=False)['state_dict']
+    weights = read_checkpoint(checkpoint)['state_dict']
     torch.save({k: v for k, v in weights.items() if k.startswith('backbone.')}, target)
 
 
@@ -192,87 +244,86 @@ class Demo:
     def prepare(self) -> None:
         """Render the data and pretrain the encoder."""
         args = self.args
-        render = ['tools/dataset/make_synthetic.py']
-        self.stages.run(
-            'scenes',
-            'Rendering scenes',
-            [
-                *render,
-                str(self.scenes),
-                '--train',
-                str(args.train),
-                '--val',
-                str(args.val),
-                '--size',
-                '160',
-                '--seed',
-                '0',
-            ],
-        )
-        self.stages.run(
-            'objects',
-            'Rendering single objects',
-            [*render, str(self.objects), '--classification', str(args.objects), '--size', '96', '--seed', '1'],
-        )
-        options = ['randomness.seed=0']
-        options += schedule_options(args.pretrain_iters)
+        # A stage that is done is not run again: whatever else lies there is of other arguments or incomplete.
+        render = ['tools/dataset/make_synthetic.py', '--overwrite']
+        scenes = [str(self.scenes), '--train', str(args.train), '--val', str(args.val), '--size', '128', '--seed', '0']
+        self.stages.run(Stage('scenes', 'Rendering scenes', [*render, *scenes]))
+        objects = [str(self.objects), '--classification', str(args.objects), '--size', '80', '--seed', '1']
+        self.stages.run(Stage('objects', 'Rendering single objects', [*render, *objects]))
         work_dir = self.out / 'pretrain'
         arguments = ['tools/train.py', PRETRAIN, '--data-root', str(self.objects), '--work-dir', str(work_dir)]
-        self.stages.run('pretrain', 'Pretraining a small Swin', [*arguments, '--cfg-options', *options])
+        options = ['--cfg-options', 'randomness.seed=0', *schedule_options(args.pretrain_iters)]
+        inputs = fingerprint(PRETRAIN, self.objects / 'synthetic.json')
+        self.stages.run(Stage('pretrain', 'Pretraining a small Swin', [*arguments, *options], inputs))
         write_encoder(work_dir, self.encoder)
 
-    def train_and_test(self, method: str, seed: int, learning_rate: float | None) -> dict:
-        """One training and its test.
+    def train_and_test(self, rates: dict[str, float | None], seed: int, iters: int | None) -> dict[str, dict]:
+        """Train all methods side by side, then test them.
+
+        Args:
+            rates: ``{method: learning rate}``; None: that of the config.
+            seed: Seed of all trainings.
+            iters: Length of the trainings; None: that of the configs.
 
         Returns:
-            ``metrics``, ``seconds`` of training, ``seed`` and ``learning_rate``.
+            For each method ``metrics``, ``seconds`` of training, ``seed``, ``learning_rate`` and the folder of
+            ``predictions``.
         """
-        config = METHODS[method]
-        name = f'{Path(config).stem}_seed{seed}' + (f'_lr{learning_rate:g}' if learning_rate else '')
-        work_dir = self.out / name
-        options = [f'randomness.seed={seed}', f'model.backbone.init_cfg.checkpoint={self.encoder}']
-        if learning_rate:
-            options.append(f'optim_wrapper.optimizer.lr={learning_rate}')
-        options += schedule_options(self.args.iters)
-        common = ['--data-root', str(self.scenes), '--work-dir', str(work_dir)]
-        title = f'{method}, seed {seed}' + (f', learning rate {learning_rate:g}' if learning_rate else '')
-        seconds = self.stages.run(
-            f'{name}_train',
-            f'Training {title}',
-            [
-                'tools/train.py',
-                config,
-                *common,
-                '--cfg-options',
-                *options,
-                'val_cfg=None',
-                'val_dataloader=None',
-                'val_evaluator=None',
-            ],
-        )
-        checkpoint = (work_dir / 'last_checkpoint').read_text().strip()
-        results = work_dir / 'results'
-        self.stages.run(
-            f'{name}_test', f'Testing {title}', ['tools/test.py', config, checkpoint, *common, '--out', str(results)]
-        )
-        metrics = load(results / 'metrics.json')['metrics']
-        return dict(
-            method=method,
-            seed=seed,
-            learning_rate=learning_rate,
-            seconds=seconds,
-            metrics=metrics,
-            predictions=str(results),
-        )
+        trainings, work_dirs = [], {}
+        for method, rate in rates.items():
+            config = METHODS[method]
+            name = f'{Path(config).stem}_seed{seed}' + (f'_lr{rate:g}' if rate else '') + (f'_{iters}' if iters else '')
+            work_dirs[method] = self.out / name
+            options = [f'randomness.seed={seed}', f'model.backbone.init_cfg.checkpoint={self.encoder}']
+            options += [f'optim_wrapper.optimizer.lr={rate}'] if rate else []
+            options += [*schedule_options(iters), 'val_cfg=None', 'val_dataloader=None', 'val_evaluator=None']
+            arguments = ['tools/train.py', config, *self._folders(work_dirs[method]), '--cfg-options', *options]
+            title = f'{method}, seed {seed}' + (f', learning rate {rate:g}' if rate else '')
+            inputs = fingerprint(config, self.encoder, self.scenes / 'synthetic.json')
+            trainings.append(Stage(f'{name}_train', f'Training {title}', arguments, inputs))
+        seconds = dict(zip(rates, self.stages.run(*trainings)))
 
-    def choose_learning_rate(self, method: str, constant: dict[str, float]) -> tuple[float | None, list[dict]]:
-        """The learning rate with the best Delta_m against the constant predictor, and the trainings that chose it."""
+        tests = []
+        for method, training in zip(rates, trainings):
+            work_dir = work_dirs[method]
+            checkpoint = (work_dir / 'last_checkpoint').read_text().strip()
+            arguments = ['tools/test.py', METHODS[method], checkpoint, *self._folders(work_dir)]
+            arguments += ['--out', str(work_dir / 'results')]
+            name, title = training.name.replace('_train', '_test'), training.title.replace('Training', 'Testing')
+            tests.append(Stage(name, title, arguments, training.inputs))
+        self.stages.run(*tests)
+        return {
+            method: dict(
+                seed=seed,
+                learning_rate=rate,
+                seconds=seconds[method],
+                metrics=load(work_dirs[method] / 'results' / 'metrics.json')['metrics'],
+                predictions=str(work_dirs[method] / 'results'),
+            )
+            for method, rate in rates.items()
+        }
+
+    def _folders(self, work_dir: Path) -> list[str]:
+        return ['--data-root', str(self.scenes), '--work-dir', str(work_dir)]
+
+    def sweep(self, constant: dict[str, float]) -> tuple[dict[str, float | None], list[dict[str, dict]]]:
+        """The learning rate of each method with the best Delta_m against the constant predictor.
+
+        Every rate is tried for half of the training's length on a seed of its own.
+
+        Returns:
+            ``{method: learning rate}``, None where none was to be tried, and the trainings that chose them.
+        """
         rates = self.args.learning_rates
         if not rates:
-            return None, []
-        runs = [self.train_and_test(method, SWEEP_SEED, rate) for rate in rates]
-        scores = [delta_m(main_figures(run['metrics']), constant) for run in runs]
-        return rates[int(np.argmax(scores))], runs
+            return dict.fromkeys(METHODS), []
+        half = (self.args.iters or Config.fromfile(ROOT / METHODS['VMT-Adapter']).train_cfg.max_iters) // 2
+        runs = [self.train_and_test(dict.fromkeys(METHODS, rate), SWEEP_SEED, half) for rate in rates]
+        best = {}
+        for method in METHODS:
+            scores = [delta_m(main_figures(run[method]['metrics']), constant) for run in runs]
+            best[method] = rates[int(np.argmax(scores))]
+        return best, runs
 
 
 def summarise(runs: dict[str, list[dict]], constant: dict[str, float], parameters: dict[str, dict]) -> list[dict]:
@@ -357,10 +408,9 @@ def main(argv: list[str] | None = None) -> int:
     demo = Demo(args, console)
     demo.prepare()
     constant = main_figures(score_constant_predictor(METHODS['VMT-Adapter'], demo.scenes))
-    runs, sweeps = {}, {}
-    for method in METHODS:
-        rate, sweeps[method] = demo.choose_learning_rate(method, constant)
-        runs[method] = [demo.train_and_test(method, seed, rate) for seed in range(args.seeds)]
+    rates, sweep = demo.sweep(constant)
+    by_seed = [demo.train_and_test(rates, seed, args.iters) for seed in range(args.seeds)]
+    runs = {method: [run[method] for run in by_seed] for method in METHODS}
     parameters = {method: count_parameters(config) for method, config in METHODS.items()}
     rows = summarise(runs, constant, parameters)
     picture = draw(demo, runs)
@@ -376,7 +426,7 @@ def main(argv: list[str] | None = None) -> int:
     lines = ['| ' + ' | '.join(line) + ' |' for line in [header(tasks), *(cells(row, several) for row in rows)]]
     lines.insert(1, '|' + '---|' * len(header(tasks)))
     (demo.out / 'results.md').write_text('\n'.join(lines) + '\n', encoding='utf-8')
-    record = run_record() | dict(rows=rows, runs=runs, sweeps=sweeps, parameters=parameters)
+    record = run_record() | dict(rows=rows, runs=runs, sweep=sweep, parameters=parameters)
     dump(record, demo.out / 'results.json', indent=2)
     console.print(
         f'Delta_m is the mean relative change against decoders only, over the four tasks. '

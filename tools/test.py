@@ -12,6 +12,7 @@ from mmengine.fileio import dump
 import mmvmt  # noqa: F401  makes the scope known before the config is read
 from mmvmt.engine.provenance import run_record
 from mmvmt.engine.run_config import finish_distributed, missing_inputs, set_data_root, set_launcher
+from mmvmt.models.checkpoint import read_checkpoint
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -47,6 +48,7 @@ def main(argv: list[str] | None = None) -> int:
         cfg.work_dir = osp.join('work_dirs', osp.splitext(osp.basename(args.config))[0])
     cfg.load_from = args.checkpoint
     if args.show or args.show_dir:
+        cfg.setdefault('default_hooks', {}).setdefault('visualization', dict(type='mmvmt.MultiTaskVisualizationHook'))
         cfg.default_hooks.visualization.update(
             draw=True, show=args.show, wait_time=args.wait_time, out_dir=args.show_dir, interval=1
         )
@@ -59,6 +61,8 @@ def main(argv: list[str] | None = None) -> int:
     if missing:
         print('Cannot test yet:', *(f'- {line}' for line in missing), sep='\n', file=sys.stderr)
         return 2
+    # mmengine's own loader falls back to executing what a file holds.
+    read_checkpoint(args.checkpoint)
     set_launcher(cfg, args.launcher)
 
     from mmengine.runner import Runner

@@ -8,7 +8,15 @@ import sys
 from mmengine.config import Config, DictAction
 
 import mmvmt  # noqa: F401  makes the scope known before the config is read
-from mmvmt.engine.run_config import finish_distributed, missing_inputs, set_amp, set_data_root, set_launcher
+from mmvmt.engine.run_config import (
+    finish_distributed,
+    missing_inputs,
+    set_amp,
+    set_data_root,
+    set_launcher,
+    set_resume,
+)
+from mmvmt.models.checkpoint import read_checkpoint
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -41,7 +49,10 @@ def main(argv: list[str] | None = None) -> int:
         cfg.work_dir = osp.join('work_dirs', osp.splitext(osp.basename(args.config))[0])
     if args.amp:
         set_amp(cfg)
-    cfg.resume = args.resume or cfg.get('resume', False)
+    if args.resume or cfg.get('resume', False):
+        set_resume(cfg)
+    elif cfg.get('load_from'):
+        read_checkpoint(cfg.load_from)
 
     missing = missing_inputs(cfg, ('train_dataloader', 'val_dataloader'), weights=True)
     if missing:

@@ -21,4 +21,4 @@ default_hooks = dict(
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='mmvmt.MultiTaskVisualizationHook'),
 )
-custom_hooks = [dict(type='mmvmt.RandomnessHook')]
+custom_hooks = [dict(type='mmvmt.RandomnessHook'), dict(type='mmvmt.MethodRecordHook')]

@@ -17,7 +17,7 @@ model = dict(
         embed_dims=32,
         depths=(2, 2, 4, 2),
         num_heads=(2, 4, 8, 16),
-        window_size=5,
+        window_size=4,
         drop_path_rate=0.0,
         out_indices=(3,),
     ),
@@ -31,13 +31,13 @@ model = dict(
 )
 train_pipeline = [
     dict(type='mmcv.LoadImageFromFile'),
-    dict(type='mmpretrain.RandomResizedCrop', scale=80, crop_ratio_range=(0.6, 1.0)),
+    dict(type='mmpretrain.RandomResizedCrop', scale=64, crop_ratio_range=(0.6, 1.0)),
     dict(type='mmpretrain.RandomFlip', prob=0.5, direction='horizontal'),
     dict(type='mmpretrain.PackInputs'),
 ]
 test_pipeline = [
     dict(type='mmcv.LoadImageFromFile'),
-    dict(type='mmpretrain.Resize', scale=(80, 80)),
+    dict(type='mmpretrain.Resize', scale=(64, 64)),
     dict(type='mmpretrain.PackInputs'),
 ]
 train_dataloader = dict(
@@ -47,7 +47,11 @@ train_dataloader = dict(
     sampler=dict(type='mmvmt.SeededInfiniteSampler', shuffle=True),
     collate_fn=dict(type='default_collate'),
     dataset=dict(
-        type='mmpretrain.CustomDataset', data_root=data_root, data_prefix='train', with_label=True, pipeline=train_pipeline
+        type='mmpretrain.CustomDataset',
+        data_root=data_root,
+        data_prefix='train',
+        with_label=True,
+        pipeline=train_pipeline,
     ),
 )
 val_dataloader = dict(
@@ -68,9 +72,9 @@ optim_wrapper = dict(
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-2, by_epoch=False, begin=0, end=100),
-    dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=False, begin=100, end=1000),
+    dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=False, begin=100, end=1400),
 ]
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=1000, val_interval=1000)
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=1400, val_interval=1400)
 val_cfg = dict(type='ValLoop')
 env_cfg = dict(cudnn_benchmark=True, mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0))
 vis_backends = [dict(type='LocalVisBackend')]
@@ -83,7 +87,7 @@ default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=50, log_metric_by_epoch=False),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='mmvmt.AtomicCheckpointHook', by_epoch=False, interval=1000, max_keep_ckpts=1),
+    checkpoint=dict(type='mmvmt.AtomicCheckpointHook', by_epoch=False, interval=1400, max_keep_ckpts=1),
     sampler_seed=dict(type='DistSamplerSeedHook'),
 )
 custom_hooks = [dict(type='mmvmt.RandomnessHook')]

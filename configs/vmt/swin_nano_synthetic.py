@@ -6,3 +6,5 @@ _base_ = [
     '../_base_/synthetic_runtime.py',
 ]
 model = dict(backbone=dict(plugins=[dict(cfg=dict(type='mmvmt.VMTAdapter', reduction=4), position='ffn')]))
+# At the rate of heads that start from nothing, adapters move the features of the pretrained encoder too fast.
+optim_wrapper = dict(paramwise_cfg=dict(adapter_lr_mult=0.2))

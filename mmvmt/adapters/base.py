@@ -26,6 +26,7 @@ class Site:
         slot: One of :data:`SLOTS`.
         in_channels: Width of what enters: the stream for a branch, the layer's input for a linear layer.
         out_channels: Width of what the branch or layer puts out.
+        leaves: Whether the output of the stage leaves the encoder, so that there is a feature to tap.
     """
 
     stage: int
@@ -33,6 +34,7 @@ class Site:
     slot: str
     in_channels: int
     out_channels: int
+    leaves: bool = True
 
     @property
     def key(self) -> str:

@@ -7,6 +7,7 @@ reported; docs/methods/vmt.md says what the paper states and what is ours.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -123,8 +124,9 @@ class VMTAdapter(Adapter):
             raise ValueError(f"tap must be 'all' or 'last', got {tap!r}")
         if unfreeze not in ('none', 'norms'):
             raise ValueError(f"unfreeze must be 'none' or 'norms', got {unfreeze!r}")
-        if isinstance(scale, str) and scale != 'learned':
-            raise ValueError(f"scale must be a number or 'learned', got {scale!r}")
+        is_number = isinstance(scale, (int, float)) and not isinstance(scale, bool) and math.isfinite(scale)
+        if scale != 'learned' and not is_number:
+            raise ValueError(f"scale must be a finite number or 'learned', got {scale!r}")
         self.unfreeze = unfreeze
 
         self.bottlenecks = nn.ModuleDict()
@@ -134,7 +136,8 @@ class VMTAdapter(Adapter):
             self.bottlenecks[site.key] = SharedBottleneck(
                 width, bottleneck_width(width, reduction), activation, self.tied
             )
-            by_stage.setdefault(site.stage, []).append(site)
+            if site.leaves:
+                by_stage.setdefault(site.stage, []).append(site)
 
         self.learned_scale = scale == 'learned'
         if self.learned_scale:
@@ -171,7 +174,7 @@ class VMTAdapter(Adapter):
             adapted = torch.add(outputs, a, alpha=scale)
         else:
             adapted = torch.addcmul(outputs, a, scale)
-        return adapted, (a if site in self.tapped_sites[site.stage] else None)
+        return adapted, (a if site in self.tapped_sites.get(site.stage, ()) else None)
 
     def tap(self, stage: int, x: Tensor, tapped: Sequence[Tensor]) -> dict[str, Tensor] | None:
         sites = self.tapped_sites.get(stage)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from mmengine.dataset import BaseDataset
 
 from mmvmt.registry import DATASETS
-from mmvmt.structures import check_tasks
+from mmvmt.structures import HUMAN_PARTS_PALETTE, check_tasks, voc_palette
 
 from .formats import PART_GROUPS
 from .seeding import seeded_rng
@@ -36,36 +36,8 @@ VOC_CLASSES = (
     'train',
     'tvmonitor',
 )
-# Warm colours for head and torso, blue for the arms, green for the legs; the lower limbs are the lighter ones.
-HUMAN_PARTS_PALETTE = (
-    (30, 30, 38),
-    (244, 162, 97),
-    (231, 85, 80),
-    (69, 153, 214),
-    (126, 203, 224),
-    (94, 160, 88),
-    (182, 212, 106),
-)
 CONTEXT_FOLDER = 'pascal-context/trainval'
 HELP = 'the section "Use on PASCAL-Context" of README.md says how to get the data'
-
-
-def voc_palette(num_classes: int) -> list[tuple[int, int, int]]:
-    """PASCAL VOC's colours: the bits of a class index, three at a time, fill R, G and B from the highest bit down.
-
-    Args:
-        num_classes: Number of colours, at most 256.
-
-    Returns:
-        list[tuple[int, int, int]]: RGB, 0 to 255.
-    """
-    colors = []
-    for index in range(num_classes):
-        color = [0, 0, 0]
-        for bit in range(8):
-            color[bit % 3] |= (index >> bit & 1) << 7 - bit // 3
-        colors.append(tuple(color))
-    return colors
 
 
 @DATASETS.register_module()

@@ -47,9 +47,17 @@ class SeededInfiniteSampler(Sampler):
         dataset: The data set.
         shuffle: Whether each pass has a new order.
         seed: Seed of the stream; None: one that all ranks agree on.
+
+    Raises:
+        TypeError: The data set wraps others, so that the seeds of samples would be lost on the way.
     """
 
     def __init__(self, dataset: Sized, shuffle: bool = True, seed: int | None = None) -> None:
+        if hasattr(dataset, 'dataset') or hasattr(dataset, 'datasets'):
+            raise TypeError(
+                f'{type(dataset).__name__} wraps other data sets and hands them indices without the seed of a sample; '
+                "use it with sampler=dict(type='InfiniteSampler'), which gives up exact resuming, or unwrap it"
+            )
         self.rank, self.world_size = get_dist_info()
         self.size = len(dataset)
         self.shuffle = shuffle

@@ -1,9 +1,16 @@
-from .hooks import AtomicCheckpointHook, MultiTaskVisualizationHook, RandomnessHook, SavePredictionsHook
+from .hooks import (
+    AtomicCheckpointHook,
+    MethodRecordHook,
+    MultiTaskVisualizationHook,
+    RandomnessHook,
+    SavePredictionsHook,
+)
 from .optimizers import CPUAmpOptimWrapper, PEFTOptimWrapperConstructor
 
 __all__ = [
     'AtomicCheckpointHook',
     'CPUAmpOptimWrapper',
+    'MethodRecordHook',
     'MultiTaskVisualizationHook',
     'PEFTOptimWrapperConstructor',
     'RandomnessHook',

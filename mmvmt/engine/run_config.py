@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.logging import print_log
+from mmengine.runner import find_latest_checkpoint
+
+from mmvmt.models.checkpoint import read_checkpoint
 
 _DATALOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
@@ -84,6 +87,21 @@ def finish_distributed() -> None:
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
+
+
+def set_resume(cfg: Config) -> None:
+    """Go on from the latest checkpoint of the work dir, if there is one; it holds the encoder's weights too.
+
+    Raises:
+        ValueError: The checkpoint is unreadable, or holds code that loading would execute.
+    """
+    cfg.resume = True
+    latest = cfg.get('load_from') or find_latest_checkpoint(cfg.work_dir)
+    if latest is not None:
+        # mmengine's own loader falls back to executing what a file holds.
+        read_checkpoint(latest)
+        if cfg.model.get('backbone', {}).get('init_cfg') is not None:
+            cfg.model.backbone.init_cfg = None
 
 
 def missing_inputs(cfg: Config, dataloaders: tuple[str, ...], weights: bool) -> list[str]:

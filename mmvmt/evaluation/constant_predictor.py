@@ -20,7 +20,7 @@ def best_constant(task: str, labels: Sequence[Tensor]) -> Tensor:
         labels: Label maps ``(C, H, W)``, as in ``sample.gt``.
 
     Returns:
-        ``(C, 1, 1)``: the most frequent class; 1 for binary maps, since everything below is empty at some threshold; the
+        ``(C, 1, 1)``: the most frequent class; 1 for binary maps, since a lower value is empty at some threshold; the
         normalised mean vector; or the mean depth.
 
     Raises:

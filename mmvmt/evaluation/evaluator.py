@@ -109,12 +109,18 @@ class MultiTaskEvaluator(Evaluator):
             ``{'<task>/<figure>': value}``, and with references ``delta/<task>`` and ``delta_m``, in percent.
 
         Raises:
-            ValueError: Two metrics give the same key.
+            ValueError: Two metrics give the same key, or a task with a reference has no result.
             KeyError: The main figure of a task is not among the results.
         """
         results = super().evaluate(size)
         if self.references is not None and self.compared_tasks:
             main_figures = {task: results[_main_key(task, results)] for task in self.compared_tasks}
+            unscored = [task for task, figure in main_figures.items() if not math.isfinite(figure)]
+            if unscored:
+                raise ValueError(
+                    f'no result for task {", ".join(unscored)}: not one pixel of the set is labelled. Check its label '
+                    'files, or take the task and its reference out of the evaluator'
+                )
             changes = relative_changes(main_figures, self.references)
             results.update({f'delta/{task}': change for task, change in changes.items()})
             results['delta_m'] = delta_m(main_figures, self.references)
@@ -238,7 +244,8 @@ def load_references(references: Mapping[str, float] | str | Path, tasks: Sequenc
 
     Args:
         references: ``{task: main figure}``, or the path of a JSON file that holds such a dictionary or
-            ``{'metrics': {'<task>/<main figure>': value}}``.
+            ``{'metrics': {'<task>/<main figure>': value}}``, as tools/test.py --out writes it. A dictionary may
+            name such a file per task instead of a value.
         tasks: Tasks that need a reference.
 
     Returns:
@@ -249,6 +256,9 @@ def load_references(references: Mapping[str, float] | str | Path, tasks: Sequenc
         ValueError: The file is no JSON dictionary, or a task's value is missing or no positive number.
     """
     source = 'references'
+    if isinstance(references, Mapping):
+        files = {task: path for task, path in references.items() if isinstance(path, (str, Path))}
+        references = dict(references) | {task: load_references(path, [task])[task] for task, path in files.items()}
     if isinstance(references, (str, Path)):
         path = Path(references)
         if not path.is_file():

@@ -90,8 +90,8 @@ def _resize_bias_table(table: Tensor, rows: int) -> Tensor:
 def load_encoder_checkpoint(encoder: nn.Module, init_cfg: Mapping[str, Any]) -> None:
     """Load encoder weights and make sure that every one of them was there.
 
-    Weights of heads, output norms and adapters in the file are left out. A bias table of another window size is
-    interpolated.
+    Weights of heads and adapters in the file are left out; output norms, which no pretrained encoder has, are loaded if
+    both sides have them. A bias table of another window size is interpolated.
 
     Args:
         encoder: An ``AdaptedSwin``.
@@ -118,6 +118,7 @@ def load_encoder_checkpoint(encoder: nn.Module, init_cfg: Mapping[str, Any]) -> 
             table = weights[name]
             if table.ndim == 2 and table.shape[1] == value.shape[1] and table.shape[0] != value.shape[0]:
                 weights[name] = _resize_bias_table(table, value.shape[0])
+    own |= {n: v for n, v in encoder.state_dict().items() if re.match(r'norm\d+\.', n) and n in weights}
     missing = [name for name in own if name not in weights]
     if missing:
         raise ValueError(
@@ -149,36 +150,37 @@ def check_model_checkpoint(model: nn.Module, weights: Mapping[str, Tensor], pref
         prefix: Prefix of this model's keys.
 
     Raises:
-        ValueError: Tasks, adapters or shapes differ.
+        ValueError: Tasks, adapters, encoder or shapes differ, or weights are missing.
     """
-    own = {prefix + name: value for name, value in model.state_dict().items()}
-    trained = (f'{prefix}heads.', f'{prefix}backbone.adapters.')
+    buffers = ('relative_position_index', 'num_batches_tracked')
+    own = {prefix + name: value for name, value in model.state_dict().items() if not name.endswith(buffers)}
+    theirs = {name for name in weights if not name.endswith(buffers)}
+    remedy = 'Use the config that the checkpoint was trained with'
 
     def tasks(keys: Iterable[str]) -> list[str]:
         heads = prefix + 'heads.'
         return sorted({key[len(heads) :].split('.')[0] for key in keys if key.startswith(heads)})
 
-    if tasks(weights) != tasks(own):
-        found = ', '.join(tasks(weights)) or 'none'
+    if tasks(theirs) != tasks(own):
+        found = ', '.join(tasks(theirs)) or 'none'
         raise ValueError(
-            f'the checkpoint has heads for tasks: {found}; this model has: {", ".join(tasks(own))}. Use the config '
-            f'that the checkpoint was trained with (an encoder alone is loaded through model.backbone.init_cfg)'
+            f'the checkpoint has heads for tasks: {found}; this model has: {", ".join(tasks(own))}. {remedy} (an '
+            f'encoder alone is loaded through model.backbone.init_cfg)'
         )
-    theirs = {key for key in weights if key.startswith(trained)}
-    ours = {key for key in own if key.startswith(trained)}
-    if theirs != ours:
-        details = []
-        if ours - theirs:
-            details.append(f'it lacks {_names(ours - theirs)}')
-        if theirs - ours:
-            details.append(f'it has besides {_names(theirs - ours)}')
-        raise ValueError(
-            f'the checkpoint was trained with another method than this model: {"; ".join(details)}. Use the config '
-            f'that the checkpoint was trained with'
-        )
+    trained = (f'{prefix}heads.', f'{prefix}backbone.adapters.')
+    for what, chosen in (
+        ('was trained with another method than', lambda key: key.startswith(trained)),
+        ('is of another encoder than', lambda key: not key.startswith(trained)),
+    ):
+        lacks = {key for key in own if chosen(key)} - theirs
+        besides = {key for key in theirs if chosen(key)} - own.keys()
+        if lacks or besides:
+            details = [f'it lacks {_names(lacks)}'] if lacks else []
+            details += [f'it has besides {_names(besides)}'] if besides else []
+            raise ValueError(f'the checkpoint {what} this model: {"; ".join(details)}. {remedy}')
     for key, value in own.items():
-        if key in weights and weights[key].shape != value.shape and not key.endswith('relative_position_index'):
+        if weights[key].shape != value.shape:
             raise ValueError(
                 f'the checkpoint does not fit this model: {key!r} has shape {tuple(weights[key].shape)}, the model '
-                f'needs {tuple(value.shape)}. Use the config that the checkpoint was trained with'
+                f'needs {tuple(value.shape)}. {remedy}'
             )

@@ -66,7 +66,10 @@ class MultiTaskDataPreProcessor(BaseDataPreprocessor):
             padding = (0, width - image.shape[2], 0, height - image.shape[1])
             images.append(F.pad(image, padding) if any(padding) else image)
             if samples is not None:
-                samples[index].set_metainfo(dict(padding_size=padding, pad_shape=(height, width)))
+                # MultiTaskPad may have padded before; predictions have both cut off.
+                before = samples[index].get('padding_size', (0, 0, 0, 0))
+                total = tuple(a + b for a, b in zip(before, padding))
+                samples[index].set_metainfo(dict(padding_size=total, pad_shape=(height, width)))
                 if training and any(padding):
                     samples[index].gt = self._pad_labels(samples[index].gt, height, width)
         return dict(inputs=torch.stack(images), data_samples=samples)

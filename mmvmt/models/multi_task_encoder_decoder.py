@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from mmengine.logging import MessageHub
-from mmengine.model import BaseModel
+from mmengine.model import BaseModel, ModuleDict
 from mmengine.structures import PixelData
 from torch import Tensor, nn
 
@@ -52,7 +52,7 @@ class MultiTaskEncoderDecoder(BaseModel):
         if tuple(backbone.setdefault('tasks', self.tasks)) != self.tasks:
             raise ValueError(f'backbone.tasks {list(backbone["tasks"])} differ from the heads {list(self.tasks)}')
         self.backbone = MODELS.build(backbone)
-        self.heads = nn.ModuleDict()
+        self.heads = ModuleDict()
         for task, head in heads.items():
             head = dict(head)
             head.setdefault('in_channels', [self.backbone.num_features[i] for i in self.backbone.out_indices])
@@ -135,7 +135,7 @@ class MultiTaskEncoderDecoder(BaseModel):
     @staticmethod
     def _targets(task: str, data_samples: Sequence[MultiTaskDataSample]) -> Tensor:
         for sample in data_samples:
-            if task not in sample.gt:
+            if 'gt' not in sample or task not in sample.gt:
                 raise KeyError(
                     f'sample {sample.get("img_id")!r} has no labels for task {task!r}; '
                     f"list the task in the data set's tasks"
@@ -165,8 +165,16 @@ class MultiTaskEncoderDecoder(BaseModel):
     def predict(
         self, inputs: Tensor, data_samples: Sequence[MultiTaskDataSample] | None = None
     ) -> list[MultiTaskDataSample]:
-        """Predictions of every task, as ``pred`` of the data samples."""
-        if data_samples is None:
+        """Predictions of every task, as ``pred`` of the data samples.
+
+        Raises:
+            ValueError: A sample was flipped, which predictions do not undo.
+        """
+        if data_samples is not None:
+            flipped = [sample.get('img_id') for sample in data_samples if sample.get('flip')]
+            if flipped:
+                raise ValueError(f'samples {flipped} were flipped: leave random flips out of the test pipeline')
+        else:
             data_samples = [
                 MultiTaskDataSample(metainfo=dict(ori_shape=tuple(inputs.shape[2:]), img_shape=tuple(inputs.shape[2:])))
                 for _ in range(len(inputs))

@@ -50,15 +50,13 @@ def save_predictions(sample: MultiTaskDataSample, out_dir: str) -> list[str]:
     """
     paths = []
     for task, prediction in sample.pred.items():
-        folder = osp.join(out_dir, task)
-        os.makedirs(folder, exist_ok=True)
         array = encode_map(task, prediction)
+        path = osp.join(out_dir, task, str(sample.img_id) + ('.npy' if array.dtype == np.float32 else '.png'))
+        # Ids of some data sets name folders themselves.
+        os.makedirs(osp.dirname(path), exist_ok=True)
         if array.dtype == np.float32:
-            path = osp.join(folder, f'{sample.img_id}.npy')
             np.save(path, array)
-        else:
-            path = osp.join(folder, f'{sample.img_id}.png')
-            if not cv2.imwrite(path, array[..., ::-1] if array.ndim == 3 else array):
-                raise OSError(f'could not write {path}; check the folder and the free space')
+        elif not cv2.imwrite(path, array[..., ::-1] if array.ndim == 3 else array):
+            raise OSError(f'could not write {path}; check the folder and the free space')
         paths.append(path)
     return paths

@@ -10,33 +10,14 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from mmvmt.structures import IGNORE_INDEX, TASKS, check_tasks
+from mmvmt.structures import HUMAN_PARTS_PALETTE, IGNORE_INDEX, TASKS, check_tasks, voc_palette
 
 Map = np.ndarray | torch.Tensor
 
 
-def voc_palette(num_colors: int = 256) -> np.ndarray:
-    """Colours of PASCAL VOC: the bits of the index, three at a time, become the high bits of red, green and blue.
-
-    Returns:
-        ``(num_colors, 3)`` uint8, RGB; colour 0 is black.
-    """
-    index = np.arange(num_colors)
-    palette = np.zeros((num_colors, 3), np.uint8)
-    for step in range(8):
-        for channel in range(3):
-            bit = (index >> (3 * step + channel)) & 1
-            palette[:, channel] |= (bit << (7 - step)).astype(np.uint8)
-    return palette
-
-
 PALETTES: dict[str, np.ndarray] = {
-    'semseg': voc_palette(),
-    # background, head, torso, upper arms, lower arms, upper legs, lower legs
-    'human_parts': np.array(
-        [(30, 30, 38), (244, 162, 97), (231, 85, 80), (69, 153, 214), (126, 203, 224), (94, 160, 88), (182, 212, 106)],
-        np.uint8,
-    ),
+    'semseg': np.array(voc_palette(), np.uint8),
+    'human_parts': np.array(HUMAN_PARTS_PALETTE, np.uint8),
 }
 """Colour of each class, ``(classes, 3)`` uint8 RGB."""
 

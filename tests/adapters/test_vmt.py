@@ -110,10 +110,19 @@ def test_reduction_out_of_range_names_the_value_and_the_width(reduction):
     [
         ('tap', 'first', "tap must be 'all' or 'last', got 'first'"),
         ('unfreeze', 'all', "unfreeze must be 'none' or 'norms', got 'all'"),
-        ('scale', 'big', "scale must be a number or 'learned', got 'big'"),
+        ('scale', 'big', "scale must be a finite number or 'learned', got 'big'"),
+        ('scale', float('nan'), 'scale must be a finite number .* got nan'),
+        ('scale', True, 'scale must be a finite number .* got True'),
+        ('scale', None, 'scale must be a finite number .* got None'),
         ('activation', 'tanh', "unknown activation 'tanh'; choose one of gelu"),
     ],
 )
 def test_wrong_options_are_quoted(key, value, message):
     with pytest.raises(ValueError, match=message):
         VMTAdapter(SITES, TASKS, reduction=2, **{key: value})
+
+
+def test_stages_that_do_not_leave_the_encoder_have_no_scales_and_shifts():
+    swin = tiny_swin(out_indices=(2, 3))
+    assert sorted(swin.adapters[0].extractions) == ['stage2', 'stage3']
+    assert [len(maps) for maps in swin(IMAGES).values()] == [2] * 4

@@ -17,6 +17,7 @@ from mmengine.structures import PixelData
 from torch.utils.data import Dataset
 
 from mmvmt.evaluation import IoUMetric, MultiTaskEvaluator, NormalsMetric, delta_m, relative_changes
+from mmvmt.evaluation.evaluator import load_references
 from mmvmt.structures import MultiTaskDataSample
 
 TASKS = ('semseg', 'saliency', 'normals', 'edge')
@@ -362,3 +363,26 @@ def test_in_a_runner(tmp_path, phase):
     assert loop.evaluator.dataset_meta == {'name': 'toy'}
     expected = run(build(metric_configs(tmp_path / 'f'), references=REFERENCES), random_samples(TASKS, 5))
     assert results == pytest.approx(expected)
+
+
+def test_references_may_name_a_results_file_per_task(tmp_path):
+    for task, key, value in (('semseg', 'semseg/mIoU', 67.0), ('normals', 'normals/mean', 18.0)):
+        (tmp_path / f'{task}.json').write_text(json.dumps({'metrics': {key: value, 'other/mIoU': 1.0}}))
+    references = {'semseg': str(tmp_path / 'semseg.json'), 'normals': tmp_path / 'normals.json', 'saliency': 62.0}
+    expected = {'semseg': 67.0, 'normals': 18.0, 'saliency': 62.0}
+    assert load_references(references, ['semseg', 'normals', 'saliency']) == expected
+
+
+def test_a_task_without_a_labelled_pixel_has_no_delta():
+    evaluator = EVALUATOR.build(
+        {
+            'type': 'mmvmt.MultiTaskEvaluator',
+            'metrics': {'human_parts': {'type': 'mmvmt.IoUMetric', 'num_classes': 7}},
+            'references': {'human_parts': 61.93},
+        }
+    )
+    maps = {'human_parts': torch.full((1, 4, 4), 255, dtype=torch.uint8)}
+    predicted = {'human_parts': torch.zeros(1, 4, 4, dtype=torch.uint8)}
+    evaluator.process([{'img_id': 'a', 'ori_shape': (4, 4), 'gt': maps, 'pred': predicted}])
+    with pytest.raises(ValueError, match='no result for task human_parts: not one pixel'):
+        evaluator.evaluate(1)

@@ -156,3 +156,15 @@ def test_init_cfg_of_another_type_is_refused():
     swin = MODELS.build(dict(type='mmvmt.AdaptedSwin', init_cfg=dict(type='TruncNormal', layer='Linear'), **SWIN))
     with pytest.raises(ValueError, match='must be dict'):
         swin.init_weights()
+
+
+def test_output_norms_of_a_whole_segmentor_are_loaded_where_the_encoder_has_them(tmp_path):
+    source, _ = published()
+    torch.save(dict(state_dict={f'backbone.{k}': v for k, v in source.state_dict().items()}), tmp_path / 'run.pth')
+    swin = MODELS.build(
+        dict(type='mmvmt.AdaptedSwin', init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'run.pth')), **SWIN)
+    )
+    swin.init_weights()
+    source.eval(), swin.eval()
+    for a, b in zip(source(IMAGES), swin(IMAGES)):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)

@@ -207,3 +207,57 @@ def test_tasks_of_backbone_and_heads_must_agree():
     cfg['backbone']['tasks'] = ['semseg']
     with pytest.raises(ValueError, match='differ from the heads'):
         MODELS.build(cfg)
+
+
+def test_a_checkpoint_without_the_encoder_is_refused():
+    model = tiny_model()
+    weights = {k: v for k, v in model.state_dict().items() if 'stages' not in k}
+    with pytest.raises(ValueError, match=r'is of another encoder than this model: it lacks backbone.stages'):
+        model.load_state_dict(weights, strict=False)
+
+
+def test_a_checkpoint_of_a_deeper_encoder_is_refused():
+    plugins = [dict(cfg=dict(type='mmvmt.DecodersOnly'))]
+    cfg = model_cfg(plugins=plugins)
+    cfg['backbone']['depths'] = (1, 2, 2, 1)
+    with pytest.raises(
+        ValueError, match=r'is of another encoder than this model: it has besides backbone.stages.2.blocks.1'
+    ):
+        tiny_model(plugins=plugins).load_state_dict(MODELS.build(cfg).state_dict())
+
+
+def test_padding_of_the_pipeline_is_cut_off_like_that_of_the_preprocessor():
+    model = tiny_model()
+    model.data_preprocessor.size_divisor = 64
+    expected = model.test_step(batch(sizes=((50, 40),)))[0].pred.normals
+    data = batch(sizes=((50, 40),))
+    mean = torch.tensor([103.53, 116.28, 123.675]).view(3, 1, 1)
+    padded = mean.expand(3, 64, 64).clone()
+    padded[:, :50, :40] = data['inputs'][0].float()
+    data['inputs'] = [padded]
+    data['data_samples'][0].set_metainfo(dict(padding_size=(0, 24, 0, 14), pad_shape=(64, 64)))
+    torch.testing.assert_close(model.test_step(data)[0].pred.normals, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_flipped_samples_are_not_predicted():
+    data = batch()
+    data['data_samples'][1].set_metainfo(dict(flip=True))
+    with pytest.raises(ValueError, match=r"samples \['image_1'\] were flipped"):
+        tiny_model().test_step(data)
+
+
+def test_head_initialisers_run():
+    cfg = model_cfg()
+    cfg['heads']['semseg']['init_cfg'] = dict(type='Constant', layer='Conv2d', val=0.125)
+    model = MODELS.build(cfg)
+    model.init_weights()
+    assert (model.heads['semseg'].predictor.weight == 0.125).all()
+    assert not (model.heads['normals'].predictor.weight == 0.125).any()
+
+
+def test_samples_without_any_labels_are_named():
+    data = batch()
+    del data['data_samples'][0].gt
+    model = tiny_model()
+    with pytest.raises(KeyError, match="sample 'image_0' has no labels for task 'semseg'"):
+        model.loss(torch.zeros(2, 3, 64, 64), data['data_samples'])

@@ -1,9 +1,13 @@
 import json
+import os
 
 import commands
 import cv2
 import numpy as np
 import pytest
+import torch
+
+from mmvmt.models.checkpoint import read_checkpoint
 
 
 @pytest.fixture(scope='module')
@@ -75,3 +79,28 @@ def test_a_checkpoint_of_another_method_is_refused(tiny_config, tested, tmp_path
     )
     assert result.returncode != 0
     assert 'the checkpoint was trained with another method than this model' in result.stderr
+
+
+class Hostile:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+@pytest.mark.parametrize('way', ['test', 'resume'])
+def test_nothing_in_a_checkpoint_is_executed(way, tiny_config, tested, tmp_path):
+    folder, _ = tested
+    checkpoint = read_checkpoint(str(folder / 'iter_1.pth'))
+    checkpoint['meta']['extra'] = Hostile(str(tmp_path / 'owned'))
+    torch.save(checkpoint, tmp_path / 'iter_1.pth')
+    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'iter_1.pth'))
+    arguments = {
+        'test': ['tools/test.py', tiny_config, tmp_path / 'iter_1.pth'],
+        'resume': ['tools/train.py', tiny_config, '--resume'],
+    }[way]
+    result = commands.run(*arguments, '--work-dir', tmp_path, check=False)
+    assert result.returncode != 0
+    assert 'holding code that would be executed' in result.stderr
+    assert not (tmp_path / 'owned').exists()

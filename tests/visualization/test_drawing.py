@@ -2,13 +2,13 @@ import numpy as np
 import pytest
 import torch
 
+from mmvmt.structures import voc_palette
 from mmvmt.visualization.drawing import (
     HATCH_COLORS,
     PALETTES,
     colorize,
     draw_multi_task,
     robust_range,
-    voc_palette,
 )
 
 

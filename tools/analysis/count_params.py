@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 import mmvmt  # noqa: F401  makes the scope known before the config is read
-from mmvmt.models import parameter_groups
+from mmvmt.models import MultiTaskEncoderDecoder, parameter_groups
 from mmvmt.models.parameter_groups import count
 from mmvmt.registry import MODELS
 
@@ -39,6 +39,8 @@ def count_parameters(cfg: Config) -> dict[str, float]:
     init_default_scope(cfg.get('default_scope', 'mmvmt'))
     # Building allocates and initialises nothing but the model itself; no weights are read.
     model = MODELS.build(cfg.model)
+    if not isinstance(model, MultiTaskEncoderDecoder):
+        raise SystemExit(f'{type(model).__name__} is no MultiTaskEncoderDecoder; counts by group need one')
     groups = {name: count(parameters) for name, parameters in parameter_groups(model).items()}
     total = sum(groups.values())
     encoder = count(model.backbone.parameters()) - count(model.backbone.adapter_parameters())

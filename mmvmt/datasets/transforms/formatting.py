@@ -21,6 +21,7 @@ META_KEYS = (
     'ori_shape',
     'img_shape',
     'pad_shape',
+    'padding_size',
     'scale_factor',
     'flip',
     'flip_direction',

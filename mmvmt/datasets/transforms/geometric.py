@@ -194,7 +194,8 @@ class MultiTaskRandomScaleCrop(BaseTransform):
 class MultiTaskPad(BaseTransform):
     """Pad at the right and at the bottom, with unknown in the label maps.
 
-    Modified keys: ``img``, ``img_shape``, ``gt_*``. Added key: ``pad_shape`` (height, width).
+    ``img_shape`` stays the size without padding. Modified keys: ``img``, ``gt_*``. Added keys: ``pad_shape`` (height,
+    width), ``padding_size`` (left, right, top, bottom), by which predictions are cut.
 
     Args:
         size: Size (height, width) to pad to, in pixels, or one number for both. A larger image is an error.
@@ -237,7 +238,8 @@ class MultiTaskPad(BaseTransform):
         results['img'] = pad_right_bottom(results['img'], new_width, new_height, self.pad_val)
         for task in labelled_tasks(results):
             results[task.gt_key] = pad_label(task, results[task.gt_key], new_width, new_height)
-        results['img_shape'] = results['pad_shape'] = (new_height, new_width)
+        results['pad_shape'] = (new_height, new_width)
+        results['padding_size'] = (0, new_width - width, 0, new_height - height)
         return results
 
     def __repr__(self) -> str:

@@ -1,6 +1,13 @@
 from .atomic_checkpoint_hook import AtomicCheckpointHook
+from .method_record_hook import MethodRecordHook
 from .randomness_hook import RandomnessHook
 from .save_predictions_hook import SavePredictionsHook
 from .visualization_hook import MultiTaskVisualizationHook
 
-__all__ = ['AtomicCheckpointHook', 'MultiTaskVisualizationHook', 'RandomnessHook', 'SavePredictionsHook']
+__all__ = [
+    'AtomicCheckpointHook',
+    'MethodRecordHook',
+    'MultiTaskVisualizationHook',
+    'RandomnessHook',
+    'SavePredictionsHook',
+]

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import mmcv
-import numpy as np
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from mmvmt.datasets.formats import read_image
 from mmvmt.registry import HOOKS
 from mmvmt.structures import MultiTaskDataSample
 from mmvmt.visualization import MultiTaskVisualizer
@@ -107,7 +107,7 @@ class MultiTaskVisualizationHook(Hook):
     ) -> None:
         if not self.draw or self._num_drawn == self.max_images:
             return
-        image = read_image(sample.img_path)
+        image = mmcv.bgr2rgb(read_image(sample.img_path))
         height, width = sample.pred.shape
         if image.shape[:2] != (height, width):
             image = mmcv.imresize(image, (width, height))
@@ -115,20 +115,6 @@ class MultiTaskVisualizationHook(Hook):
             name, image, sample, show=self.show, wait_time=self.wait_time, out_file=out_file, step=step
         )
         self._num_drawn += 1
-
-
-def read_image(path: str) -> np.ndarray:
-    """Read an image as ``(H, W, 3)`` uint8 RGB.
-
-    Raises:
-        FileNotFoundError: It does not exist.
-        ValueError: It cannot be decoded.
-    """
-    # Not with channel_order='rgb': then mmcv fails without a word about the file when it cannot be decoded.
-    image = mmcv.imread(path)
-    if image is None:
-        raise ValueError(f'{path} cannot be decoded as an image; is the file complete?')
-    return mmcv.bgr2rgb(image)
 
 
 def _flat_name(sample: MultiTaskDataSample) -> str:

@@ -87,13 +87,19 @@ class ShiftedWindowAttention(nn.Module):
     def attention_mask(self, batch: int, rows: int, columns: int, dtype: torch.dtype) -> Tensor:
         """Relative position bias plus the mask of shifted windows.
 
-        It is kept for the last size while the bias table does not train; loading or editing the table renews it.
+        It is kept for the last size while nothing is trained through it. Loading the table renews it, and so does every
+        change between training and evaluation, which covers averaged weights that are swapped in for an evaluation.
 
         Returns:
             ``(1, heads, N, N)`` without shift, else ``(batch * rows * columns, heads, N, N)``, with N = window area.
         """
         table = self.w_msa.relative_position_bias_table
-        cacheable = not (table.requires_grad and torch.is_grad_enabled()) and not torch.compiler.is_compiling()
+        cacheable = not (
+            (table.requires_grad and torch.is_grad_enabled())
+            or torch.is_inference_mode_enabled()
+            or table.is_inference()
+            or torch.compiler.is_compiling()
+        )
         key = (batch, rows, columns, dtype, table.device, table.data_ptr(), table._version) if cacheable else None
         if cacheable and self._mask_cache is not None and self._mask_cache[0] == key:
             return self._mask_cache[1]
@@ -106,6 +112,11 @@ class ShiftedWindowAttention(nn.Module):
         if cacheable:
             self._mask_cache = (key, mask)
         return mask
+
+    def train(self, mode: bool = True) -> ShiftedWindowAttention:
+        """Set the mode and forget the mask."""
+        self._mask_cache = None
+        return super().train(mode)
 
     def _shift_mask(self, rows: int, columns: int, device: torch.device) -> Tensor:
         """``(rows * columns, N, N)``: -100 between tokens that were no neighbours before the cyclic shift, else 0."""
@@ -204,18 +215,23 @@ class AdaptedSwin(SwinTransformer):
         **kwargs: Arguments of mmseg's ``SwinTransformer``.
 
     Raises:
-        ValueError: A plugin matches no slot, or two plugins both want to tap the stages.
+        ValueError: A plugin matches no slot, two plugins want to tap the same stage, or ``frozen_stages`` is set too.
     """
 
     def __init__(self, *, tasks: Sequence[str] | None = None, plugins: Sequence[dict] | None = None, **kwargs) -> None:
         super().__init__(**kwargs)
+        if plugins and self.frozen_stages >= 0:
+            raise ValueError(
+                f'frozen_stages={self.frozen_stages} cannot be combined with plugins: what trains is what they declare'
+            )
         self.tasks = check_tasks(tasks) if tasks is not None else None
         for stage in self.stages:
             stage.blocks = ModuleList([SwinBlock(block) for block in stage.blocks])
         if self.tasks is not None:
             for index in self.out_indices:
                 delattr(self, f'norm{index}')
-        adapters = [self._build_plugin(plugin) for plugin in plugins or ()]
+        self.plugins = [dict(plugin) for plugin in plugins or ()]
+        adapters = [self._build_plugin(plugin) for plugin in self.plugins]
         self.adapters = ModuleList(adapters)
         self._check_taps()
         if adapters:
@@ -242,6 +258,8 @@ class AdaptedSwin(SwinTransformer):
         if position is None:
             position = method.positions[:1]
         slots = (position,) if isinstance(position, str) else tuple(position)
+        if len(set(slots)) < len(slots):
+            raise ValueError(f'plugin {cfg["type"]!r} names a position twice: {list(slots)}')
         for slot in slots:
             if slot not in SLOTS or slot not in method.positions:
                 raise ValueError(
@@ -249,7 +267,7 @@ class AdaptedSwin(SwinTransformer):
                     f'it fills {", ".join(method.positions) or "none"}, and blocks offer {", ".join(SLOTS)}'
                 )
         sites = [
-            Site(stage, index, slot, *block.slot_channels(slot))
+            Site(stage, index, slot, *block.slot_channels(slot), leaves=stage in self.out_indices)
             for stage, filled in enumerate(stages)
             if filled
             for index, block in enumerate(self.stages[stage].blocks)
@@ -257,13 +275,17 @@ class AdaptedSwin(SwinTransformer):
         ]
         if method.positions and not sites:
             raise ValueError(f'plugin {cfg["type"]!r} matches no slot: stages={stages}, position={position!r}')
-        return ADAPTERS.build(cfg, default_args=dict(sites=sites, tasks=self.tasks or (UNNAMED_TASK,)))
+        options = {key: value for key, value in cfg.items() if key != 'type'}
+        return method(sites=sites, tasks=self.tasks or (UNNAMED_TASK,), **options)
 
     def _check_taps(self) -> None:
         tapping = self._tapping_adapters()
-        if len(tapping) > 1:
+        stages = [{site.stage for site in adapter.sites} for adapter in tapping]
+        if len(set().union(*stages)) < sum(map(len, stages)):
             names = ', '.join(type(a).__name__ for a in tapping)
-            raise ValueError(f'only one plugin can make the features of the tasks, got {names}; keep one of them')
+            raise ValueError(
+                f'only one plugin can make the features of the tasks in a stage, got {names}; give each its own stages'
+            )
         per_task = [a for a in self.adapters if a.per_task]
         if per_task and tapping:
             raise ValueError(
@@ -305,6 +327,18 @@ class AdaptedSwin(SwinTransformer):
         """Set training or evaluation mode; returns self, which mmseg's does not."""
         super().train(mode)
         return self
+
+    def _freeze_stages(self) -> None:
+        # mmseg's own asks for output norms, which the heads have when there are tasks.
+        if self.frozen_stages < 0:
+            return
+        frozen: list[nn.Module] = [self.patch_embed, self.drop_after_pos, *self.stages[: self.frozen_stages]]
+        norms = [getattr(self, f'norm{i}', None) for i in range(self.frozen_stages) if i in self.out_indices]
+        for module in frozen + [norm for norm in norms if norm is not None]:
+            module.eval()
+            module.requires_grad_(False)
+        if self.use_abs_pos_embed:
+            self.absolute_pos_embed.requires_grad = False
 
     def init_weights(self) -> None:
         """Load the encoder that ``init_cfg`` names, or initialise it as mmseg does; then initialise the adapters.
@@ -357,7 +391,7 @@ class AdaptedSwin(SwinTransformer):
             tap = None
             if stage_index in self.out_indices:
                 for adapter in self._tapping_adapters():
-                    tap = adapter.tap(stage_index, x, stream.tapped)
+                    tap = adapter.tap(stage_index, x, stream.tapped) or tap
             hw = stream.hw
             taps, sizes = stream.taps + (x if tap is None else tap,), stream.sizes + (hw,)
             if stage.downsample is not None:

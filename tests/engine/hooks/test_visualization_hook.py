@@ -123,7 +123,7 @@ def test_unreadable_image(tmp_path, runner, samples):
     broken = tmp_path / 'images' / '0.png'
     broken.write_bytes(broken.read_bytes()[:20])
     hook = MultiTaskVisualizationHook(draw=True)
-    with pytest.raises(ValueError, match=r'0\.png cannot be decoded'):
+    with pytest.raises(ValueError, match=r'cannot decode .*0\.png'):
         run(hook, runner, samples, 'test')
     broken.unlink()
     with pytest.raises(FileNotFoundError, match=r'0\.png'):

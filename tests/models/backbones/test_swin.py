@@ -211,3 +211,45 @@ def test_two_tapping_plugins_are_refused():
 def test_wrong_tasks_are_refused(tasks, error, message):
     with pytest.raises(error, match=message):
         tiny_swin(tasks=tasks)
+
+
+def test_two_plugins_may_share_the_stages_between_them():
+    early = VMT | dict(stages=(True, True, False, False))
+    late = dict(cfg=dict(type='mmvmt.VMTAdapterLite', reduction=2), stages=(False, False, True, True))
+    swin = tiny_swin(plugins=[early, late])
+    perturb(swin, seed=4)
+    features = swin(IMAGES)
+    for level in range(4):
+        assert not torch.allclose(features['semseg'][level], features['normals'][level])
+
+
+def test_a_position_named_twice_is_refused():
+    with pytest.raises(ValueError, match='names a position twice'):
+        tiny_swin(plugins=[VMT | dict(position=['ffn', 'ffn'])])
+
+
+def test_frozen_stages_with_tasks_but_not_with_plugins():
+    swin = tiny_swin(plugins=None, frozen_stages=2).train()
+    trains = [all(p.requires_grad for p in stage.parameters()) for stage in swin.stages]
+    assert trains == [False, False, True, True]
+    assert not any(p.requires_grad for p in swin.patch_embed.parameters())
+    with pytest.raises(ValueError, match='frozen_stages=0 cannot be combined with plugins'):
+        tiny_swin(frozen_stages=0)
+
+
+def test_inference_mode_leaves_nothing_behind_that_training_trips_over():
+    swin = tiny_swin()
+    with torch.inference_mode():
+        swin(IMAGES)
+    swin.train()
+    sum(m.square().mean() for m in swin(IMAGES)['semseg']).backward()
+
+
+def test_changing_the_mode_forgets_masks_of_weights_that_were_swapped():
+    swin = tiny_swin(plugins=None)
+    attn = swin.stages[0].blocks[0].attn
+    with torch.no_grad():
+        before = attn.attention_mask(1, 1, 1, torch.float32)
+        attn.w_msa.relative_position_bias_table.data.add_(1)
+        swin.eval()
+        torch.testing.assert_close(attn.attention_mask(1, 1, 1, torch.float32), before + 1)

@@ -1,0 +1,20 @@
+# VMT-Adapter, Swin-T, four tasks and semantic edges, which are written as pictures to be scored outside.
+_base_ = './swin_t_pascal.py'
+tasks = ['semseg', 'human_parts', 'saliency', 'normals', 'edge']
+model = dict(
+    heads=dict(
+        edge=dict(
+            type='mmvmt.MLPHead',
+            channels=256,
+            output=dict(
+                type='mmvmt.ProbabilityOutput',
+                loss=dict(type='mmvmt.WeightedBCELoss', positive_weight=0.95, loss_weight=50.0),
+            ),
+        ),
+    ),
+)
+train_dataloader = dict(dataset=dict(tasks=tasks))
+val_dataloader = dict(dataset=dict(tasks=tasks))
+test_dataloader = val_dataloader
+val_evaluator = dict(metrics=dict(edge=dict(type='mmvmt.EdgePictures', out_dir='work_dirs/swin_t_edge_pascal/edges')))
+test_evaluator = val_evaluator

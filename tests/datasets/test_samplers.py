@@ -1,0 +1,84 @@
+import itertools
+import pickle
+
+import pytest
+from distributed import run_ranks
+from mmengine.dataset import RepeatDataset
+
+from mmvmt.datasets.samplers import SampleKey, SeededInfiniteSampler, derive_seed
+
+
+def take(sampler, number):
+    return [(int(key), key.seed) for key in itertools.islice(iter(sampler), number)]
+
+
+def test_every_pass_is_a_new_permutation_and_every_draw_has_its_own_seed():
+    keys = take(SeededInfiniteSampler(range(7), seed=3), 21)
+    passes = [[index for index, _ in keys[start : start + 7]] for start in (0, 7, 14)]
+    assert all(sorted(order) == list(range(7)) for order in passes)
+    assert passes[0] != passes[1]
+    assert len({seed for _, seed in keys}) == 21
+
+
+def test_without_shuffle_the_order_is_kept_and_seeds_still_differ():
+    keys = take(SeededInfiniteSampler(range(3), shuffle=False, seed=3), 6)
+    assert [index for index, _ in keys] == [0, 1, 2, 0, 1, 2]
+    assert len({seed for _, seed in keys}) == 6
+
+
+def test_the_stream_is_a_function_of_the_seed():
+    assert take(SeededInfiniteSampler(range(9), seed=1), 9) == take(SeededInfiniteSampler(range(9), seed=1), 9)
+    assert take(SeededInfiniteSampler(range(9), seed=1), 9) != take(SeededInfiniteSampler(range(9), seed=2), 9)
+
+
+@pytest.mark.parametrize('skipped', [0, 1, 6, 7, 15])
+def test_skipping_goes_on_where_an_uninterrupted_run_would_be(skipped):
+    whole = take(SeededInfiniteSampler(range(7), seed=5), 30)
+    sampler = SeededInfiniteSampler(range(7), seed=5)
+    sampler.skip(skipped)
+    assert take(sampler, 10) == whole[skipped : skipped + 10]
+
+
+def test_negative_skip_is_an_error():
+    with pytest.raises(ValueError, match='must not be negative, got -1'):
+        SeededInfiniteSampler(range(7), seed=5).skip(-1)
+
+
+def keys_of_rank(rank, world_size):
+    sampler = SeededInfiniteSampler(range(5), seed=5)
+    sampler.skip(2)
+    return take(sampler, 6)
+
+
+def test_ranks_deal_one_stream_among_them():
+    whole = take(SeededInfiniteSampler(range(5), seed=5), 16)
+    first, second = run_ranks(keys_of_rank, 2)
+    assert [key for pair in zip(first, second) for key in pair] == whole[4:16]
+
+
+def test_a_key_travels_to_workers_with_its_seed():
+    key = pickle.loads(pickle.dumps(SampleKey(4, 99)))
+    assert (key, key.seed) == (4, 99)
+    assert [10, 20, 30, 40, 50][key] == 50
+
+
+def test_wrapped_data_sets_are_refused():
+    class Plain:
+        def __len__(self):
+            return 3
+
+        metainfo = {}
+
+        def full_init(self):
+            pass
+
+    wrapper = RepeatDataset.__new__(RepeatDataset)
+    wrapper.dataset = Plain()
+    with pytest.raises(TypeError, match='RepeatDataset wraps other data sets'):
+        SeededInfiniteSampler(wrapper, seed=0)
+
+
+def test_derived_seeds_are_the_same_everywhere():
+    assert derive_seed('sample', 0, 0) == derive_seed('sample', 0, 0)
+    assert 0 <= derive_seed('sample', 0, 1) < 2**32
+    assert derive_seed('sample', 0, 1) != derive_seed('iteration', 0, 1)

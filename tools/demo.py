@@ -267,7 +267,7 @@ class Demo:
 
         Returns:
             For each method ``metrics``, ``seconds`` of training, ``seed``, ``learning_rate`` and the folder of
-            ``predictions``.
+            ``predictions`` inside the demo's.
         """
         trainings, work_dirs = [], {}
         for method, rate in rates.items():
@@ -298,7 +298,7 @@ class Demo:
                 learning_rate=rate,
                 seconds=seconds[method],
                 metrics=load(work_dirs[method] / 'results' / 'metrics.json')['metrics'],
-                predictions=str(work_dirs[method] / 'results'),
+                predictions=str((work_dirs[method] / 'results').relative_to(self.out)),
             )
             for method, rate in rates.items()
         }
@@ -374,7 +374,7 @@ def draw(demo: Demo, runs: dict[str, list[dict]]) -> Path:
         image = cv2.cvtColor(cv2.imread(sample.img_path), cv2.COLOR_BGR2RGB)
         rows = {'truth': {t: sample.gt.get(t) for t in demo_tasks(sample)}}
         for method in reversed(METHODS):
-            folder = Path(runs[method][0]['predictions'])
+            folder = demo.out / runs[method][0]['predictions']
             rows[method] = {t: read_prediction(folder, t, sample.img_id) for t in demo_tasks(sample)}
         sections.append(draw_multi_task(image, rows))
     width = max(section.shape[1] for section in sections)

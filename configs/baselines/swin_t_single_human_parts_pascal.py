@@ -1,7 +1,15 @@
 # Full fine-tuning of one Swin-T on human_parts alone: a reference of Delta_m.
-_base_ = './swin_t_full_multitask_pascal.py'
+_base_ = [
+    '../_base_/models/swin_t_mlp.py',
+    '../_base_/datasets/pascal_context_mt.py',
+    '../_base_/schedules/schedule_40k.py',
+    '../_base_/default_runtime.py',
+]
 tasks = ['human_parts']
-model = dict(heads=dict(_delete_=True, human_parts={{_base_.model.heads.human_parts}}))
+model = dict(
+    backbone=dict(plugins=[dict(cfg=dict(type='mmvmt.FullFineTuning'))]),
+    heads=dict(_delete_=True, human_parts={{_base_.model.heads.human_parts}}),
+)
 train_dataloader = dict(dataset=dict(tasks=tasks))
 val_dataloader = dict(dataset=dict(tasks=tasks))
 test_dataloader = val_dataloader

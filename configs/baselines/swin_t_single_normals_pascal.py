@@ -1,7 +1,15 @@
 # Full fine-tuning of one Swin-T on normals alone: a reference of Delta_m.
-_base_ = './swin_t_full_multitask_pascal.py'
+_base_ = [
+    '../_base_/models/swin_t_mlp.py',
+    '../_base_/datasets/pascal_context_mt.py',
+    '../_base_/schedules/schedule_40k.py',
+    '../_base_/default_runtime.py',
+]
 tasks = ['normals']
-model = dict(heads=dict(_delete_=True, normals={{_base_.model.heads.normals}}))
+model = dict(
+    backbone=dict(plugins=[dict(cfg=dict(type='mmvmt.FullFineTuning'))]),
+    heads=dict(_delete_=True, normals={{_base_.model.heads.normals}}),
+)
 train_dataloader = dict(dataset=dict(tasks=tasks))
 val_dataloader = dict(dataset=dict(tasks=tasks))
 test_dataloader = val_dataloader

@@ -1,7 +1,15 @@
 # Full fine-tuning of one Swin-T on semseg alone: a reference of Delta_m.
-_base_ = './swin_t_full_multitask_pascal.py'
+_base_ = [
+    '../_base_/models/swin_t_mlp.py',
+    '../_base_/datasets/pascal_context_mt.py',
+    '../_base_/schedules/schedule_40k.py',
+    '../_base_/default_runtime.py',
+]
 tasks = ['semseg']
-model = dict(heads=dict(_delete_=True, semseg={{_base_.model.heads.semseg}}))
+model = dict(
+    backbone=dict(plugins=[dict(cfg=dict(type='mmvmt.FullFineTuning'))]),
+    heads=dict(_delete_=True, semseg={{_base_.model.heads.semseg}}),
+)
 train_dataloader = dict(dataset=dict(tasks=tasks))
 val_dataloader = dict(dataset=dict(tasks=tasks))
 test_dataloader = val_dataloader

@@ -1,20 +1,8 @@
 # VMT-Adapter-Lite, Swin-B, ImageNet-1k encoder, four tasks of PASCAL-Context.
 _base_ = [
-    '../_base_/models/swin_mlp.py',
+    '../_base_/models/swin_b_mlp.py',
     '../_base_/datasets/pascal_context_mt.py',
     '../_base_/schedules/schedule_40k.py',
     '../_base_/default_runtime.py',
 ]
-checkpoint = (
-    'https://mmassets.onedl.ai/mmsegmentation/v0.5/pretrain/swin/swin_base_patch4_window7_224_20220317-e9b98025.pth'
-)
-model = dict(
-    backbone=dict(
-        init_cfg=dict(type='Pretrained', checkpoint=checkpoint),
-        embed_dims=128,
-        depths=(2, 2, 18, 2),
-        num_heads=(4, 8, 16, 32),
-        drop_path_rate=0.1,
-        plugins=[dict(cfg=dict(type='mmvmt.VMTAdapterLite', reduction=6), position='ffn')],
-    ),
-)
+model = dict(backbone=dict(plugins=[dict(cfg=dict(type='mmvmt.VMTAdapterLite', reduction=6), position='ffn')]))

@@ -1,18 +1,8 @@
 # VMT-Adapter, Swin-L, ImageNet-22k encoder, four tasks of PASCAL-Context.
 _base_ = [
-    '../_base_/models/swin_mlp.py',
+    '../_base_/models/swin_l_mlp.py',
     '../_base_/datasets/pascal_context_mt.py',
     '../_base_/schedules/schedule_40k.py',
     '../_base_/default_runtime.py',
 ]
-checkpoint = 'https://mmassets.onedl.ai/mmsegmentation/v0.5/pretrain/swin/swin_large_patch4_window7_224_22k_20220412-aeecf2aa.pth'
-model = dict(
-    backbone=dict(
-        init_cfg=dict(type='Pretrained', checkpoint=checkpoint),
-        embed_dims=192,
-        depths=(2, 2, 18, 2),
-        num_heads=(6, 12, 24, 48),
-        drop_path_rate=0.1,
-        plugins=[dict(cfg=dict(type='mmvmt.VMTAdapter', reduction=4), position='ffn')],
-    ),
-)
+model = dict(backbone=dict(plugins=[dict(cfg=dict(type='mmvmt.VMTAdapter', reduction=4), position='ffn')]))

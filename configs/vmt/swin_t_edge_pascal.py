@@ -1,7 +1,13 @@
 # VMT-Adapter, Swin-T, four tasks and semantic edges, which are written as pictures to be scored outside.
-_base_ = './swin_t_pascal.py'
+_base_ = [
+    '../_base_/models/swin_t_mlp.py',
+    '../_base_/datasets/pascal_context_mt.py',
+    '../_base_/schedules/schedule_40k.py',
+    '../_base_/default_runtime.py',
+]
 tasks = ['semseg', 'human_parts', 'saliency', 'normals', 'edge']
 model = dict(
+    backbone=dict(plugins=[dict(cfg=dict(type='mmvmt.VMTAdapter', reduction=4), position='ffn')]),
     heads=dict(
         edge=dict(
             type='mmvmt.MLPHead',

@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 
 import mmvmt  # noqa: F401
 from mmvmt.models import MultiTaskEncoderDecoder, parameter_groups
 from mmvmt.models.parameter_groups import count
-from mmvmt.registry import DATASETS, EVALUATOR, HOOKS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS, TRANSFORMS
+from mmvmt.registry import DATASETS, EVALUATOR, HOOKS, MODELS, TRANSFORMS
 
 ROOT = Path(__file__).parents[2] / 'configs'
 CONFIGS = sorted(str(p.relative_to(ROOT)) for p in ROOT.rglob('*.py') if '_base_' not in p.parts)
@@ -51,9 +52,7 @@ def test_the_model_builds(name):
     if isinstance(model, MultiTaskEncoderDecoder):
         trainable = sum(count(p) for group, p in parameter_groups(model).items() if group != 'frozen')
         assert trainable > 0
-        wrapper_cfg = dict(cfg.optim_wrapper)
-        constructor = OPTIM_WRAPPER_CONSTRUCTORS.get(wrapper_cfg.pop('constructor'))
-        optimizer = constructor(wrapper_cfg)(model).optimizer
+        optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
         assert sum(count(group['params']) for group in optimizer.param_groups) == trainable
 
 

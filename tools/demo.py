@@ -347,7 +347,8 @@ def cells(row: dict, several: bool) -> list[str]:
     """A row of the table as text."""
 
     def value(mean: float, spread: float) -> str:
-        return f'{mean:.2f}' + (f' ± {spread:.2f}' if several and spread else '')
+        # Adding zero turns a rounded minus zero into zero.
+        return f'{round(mean, 2) + 0.0:.2f}' + (f' ± {spread:.2f}' if several and spread else '')
 
     deltas = row['delta_m']
     spread = statistics.stdev(deltas) if len(deltas) > 1 else 0.0

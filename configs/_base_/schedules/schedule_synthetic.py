@@ -1,7 +1,7 @@
 optim_wrapper = dict(
     type='OptimWrapper',
     constructor='mmvmt.PEFTOptimWrapperConstructor',
-    optimizer=dict(type='AdamW', lr=4e-3, betas=(0.9, 0.999), weight_decay=0.05),
+    optimizer=dict(type='AdamW', lr=8e-3, betas=(0.9, 0.999), weight_decay=0.05),
     clip_grad=dict(max_norm=5.0),
 )
 param_scheduler = [

@@ -64,7 +64,7 @@ setup(
     include_package_data=False,
     # Neither OpenMMLab distribution is named: both own the import names mmengine, mmcv, mmseg and mmpretrain, and the
     # one named here would overwrite the other in an existing environment. mmcv brings OpenCV.
-    install_requires=['numpy', 'pillow', 'rich', 'scikit-image', 'scipy', 'torch>=2.6'],
+    install_requires=['matplotlib', 'numpy', 'pillow', 'rich', 'scikit-image', 'scipy', 'torch>=2.6'],
     classifiers=[
         'Operating System :: POSIX :: Linux',
         'Programming Language :: Python :: 3',

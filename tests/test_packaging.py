@@ -229,7 +229,7 @@ def test_gate_runs_lint_and_tests():
     gate = ROOT / '.ci' / 'run'
     assert os.access(gate, os.X_OK)
     assert gate.read_text().splitlines()[-2:] == ['make lint', 'make test']
-    plan = run('make', '--dry-run', 'lint', 'test', 'demo', cwd=ROOT).splitlines()
+    plan = run('make', '--no-print-directory', '--dry-run', 'lint', 'test', 'demo', cwd=ROOT).splitlines()
     assert plan[0] == 'tools/dev/setup_env.sh'
     expected = ('-m ruff format --check .', '-m ruff check .', '-m pytest', 'tools/demo.py')
     assert [word for word in expected if any(word in line for line in plan)] == list(expected)

@@ -1,17 +1,21 @@
 """Test a checkpoint. Same calling convention as mmsegmentation's tools/test.py, plus --data-root."""
 
 import argparse
-import os
 import os.path as osp
 import sys
 
-from mmengine.config import Config, DictAction
 from mmengine.dist import is_main_process
 from mmengine.fileio import dump
 
 import mmvmt  # noqa: F401  makes the scope known before the config is read
 from mmvmt.engine.provenance import run_record
-from mmvmt.engine.run_config import finish_distributed, missing_inputs, set_data_root, set_launcher
+from mmvmt.engine.run_config import (
+    add_run_arguments,
+    finish_distributed,
+    load_run_config,
+    missing_inputs,
+    set_launcher,
+)
 from mmvmt.models.checkpoint import read_checkpoint
 
 
@@ -19,33 +23,17 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('--work-dir', help='where logs go (default: work_dirs/CONFIG NAME)')
-    parser.add_argument('--data-root', help='folder of the data set, for every data set of the config')
     parser.add_argument('--out', help='folder for metrics.json and the predicted maps, in the formats of PASCAL_MT')
     parser.add_argument('--show', action='store_true', help='show every picture in a window')
     parser.add_argument('--show-dir', help='folder for one labelled picture per image')
     parser.add_argument('--wait-time', type=float, default=2.0, help='seconds that --show waits at each picture')
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, help='override config entries, as key=value pairs'
-    )
-    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
-    args = parser.parse_args(argv)
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    return args
+    add_run_arguments(parser)
+    return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    cfg = Config.fromfile(args.config)
-    if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
-    if args.data_root is not None:
-        set_data_root(cfg, args.data_root)
-    if args.work_dir is not None:
-        cfg.work_dir = args.work_dir
-    elif cfg.get('work_dir') is None:
-        cfg.work_dir = osp.join('work_dirs', osp.splitext(osp.basename(args.config))[0])
+    cfg = load_run_config(args)
     cfg.load_from = args.checkpoint
     if args.show or args.show_dir:
         cfg.setdefault('default_hooks', {}).setdefault('visualization', dict(type='mmvmt.MultiTaskVisualizationHook'))

@@ -2,18 +2,51 @@
 
 from __future__ import annotations
 
+import argparse
+import os
 import os.path as osp
 from collections.abc import Iterator
 from typing import Any
 
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 from mmengine.logging import print_log
 from mmengine.runner import find_latest_checkpoint
 
 from mmvmt.models.checkpoint import read_checkpoint
 
 _DATALOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that training and testing share."""
+    parser.add_argument('--work-dir', help='where logs and checkpoints go (default: work_dirs/CONFIG NAME)')
+    parser.add_argument('--data-root', help='folder of the data set, for every data set of the config')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, help='override config entries, as key=value pairs'
+    )
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+
+
+def load_run_config(args: argparse.Namespace) -> Config:
+    """Read the config that the command line names, with the options of :func:`add_run_arguments` applied.
+
+    Raises:
+        ValueError: ``--data-root`` is given and the config has no data set with a ``data_root``.
+    """
+    # torchrun and SLURM set it; mmengine expects it of every launcher.
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    cfg = Config.fromfile(args.config)
+    if args.cfg_options is not None:
+        cfg.merge_from_dict(args.cfg_options)
+    if args.data_root is not None:
+        set_data_root(cfg, args.data_root)
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = osp.join('work_dirs', osp.splitext(osp.basename(args.config))[0])
+    return cfg
 
 
 def dataset_cfgs(cfg: Config, dataloaders: tuple[str, ...] = _DATALOADERS) -> Iterator[dict[str, Any]]:

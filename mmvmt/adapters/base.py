@@ -2,18 +2,24 @@
 
 A method is one ``nn.Module`` for the whole encoder. The encoder describes the places that it offers as :class:`Site`
 and calls the method there; the method never edits the encoder and knows nothing of Swin, tasks' meaning or data.
+
+What an encoder offers to a method: ``blocks()``, all (stage, block) in their order; ``own_parameters()``, its
+parameters by name without adapters and output norms; ``layer_of(site)``, the linear layer of a slot;
+``norm_of(site)``, the LayerNorm in front of a slot.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
-SLOTS = ('attn', 'ffn', 'qkv', 'proj', 'fc1', 'fc2')
-"""Slots of an encoder block: the two residual branches, and the four linear layers inside them."""
+SLOTS = ('attn', 'ffn', 'qkv', 'proj', 'fc1', 'fc2', 'tokens')
+"""Slots of an encoder block: the two residual branches, the four linear layers inside them, and the tokens that its
+attention sees besides those of the image (prompts)."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,7 @@ class Site:
         return f'stage{self.stage}_block{self.block}_{self.slot}'
 
 
-class Adapter(nn.Module):
+class Method(nn.Module):
     """Base class of all methods.
 
     Args:
@@ -54,15 +60,19 @@ class Adapter(nn.Module):
     """
 
     positions: ClassVar[tuple[str, ...]] = ()
-    """Slots that the method can fill; the first is its default. Empty: the method adds no module."""
+    """Slots that the method can fill. Empty: the method adds no module to the blocks."""
 
-    per_task: ClassVar[bool] = False
+    default_positions: ClassVar[tuple[str, ...] | None] = None
+    """Slots that it fills when the plugin names none; None: the first of :attr:`positions`."""
+
+    per_task: bool = False
     """Whether the stream itself depends on the task, so that the encoder runs once per task."""
 
     def __init__(self, sites: Sequence[Site], tasks: Sequence[str]) -> None:
         super().__init__()
         self.sites = tuple(sites)
         self.tasks = tuple(tasks)
+        self._kept: tuple[tuple, dict[str | None, Any]] | None = None
         name = type(self).__name__
         if not self.tasks:
             raise ValueError(f'{name} got no task')
@@ -72,10 +82,78 @@ class Adapter(nn.Module):
             if site.slot not in self.positions:
                 raise ValueError(f'{name} cannot fill slot {site.slot!r}; it fills {", ".join(self.positions)}')
 
-    def reset_parameters(self) -> None:
-        """Set the method's own parameters to their initial values."""
+    def attach(self, encoder: nn.Module) -> None:
+        """Make a copy of every encoder parameter in :meth:`copied_parameters` for every task.
 
-    def adapt(self, site: Site, inputs: Tensor, outputs: Tensor, task: str | None) -> tuple[Tensor, Tensor | None]:
+        The encoder calls it once when it is built. A copy is kept as its offset from the frozen value.
+
+        Raises:
+            ValueError: The method runs once for all tasks and so has no use for copies.
+        """
+        chosen = {id(p) for p in self.copied_parameters(encoder)}
+        copied = {name: p for name, p in encoder.own_parameters().items() if id(p) in chosen}
+        if not copied:
+            return
+        if not self.per_task:
+            raise ValueError(f'{type(self).__name__} runs once for all tasks and cannot have copies per task')
+        self.offsets = nn.ModuleDict(
+            {
+                task: nn.ParameterDict(
+                    {name.replace('.', '-'): nn.Parameter(torch.zeros_like(p)) for name, p in copied.items()}
+                )
+                for task in self.tasks
+            }
+        )
+
+    def reset_parameters(self) -> None:
+        """Set the method's own parameters to their initial values; here the copies, to the frozen ones."""
+        for parameter in self._offset_parameters():
+            nn.init.zeros_(parameter)
+
+    def substitutes(self, encoder: nn.Module, task: str) -> dict[str, Tensor]:
+        """What stands in for parameters of the encoder in the pass of a task, by their names."""
+        if not hasattr(self, 'offsets'):
+            return {}
+        frozen = encoder.own_parameters()
+        offsets = {key.replace('-', '.'): offset for key, offset in self.offsets[task].items()}
+        return {name: frozen[name] + offset for name, offset in offsets.items()}
+
+    def generated(self, task: str | None) -> Any:
+        """:meth:`generate`, kept in evaluation mode without gradients until a parameter or the mode changes."""
+        if type(self).generate is Method.generate:
+            return None
+        parameters = list(self.parameters())
+        trains = torch.is_grad_enabled() and any(p.requires_grad for p in parameters)
+        if self.training or trains or torch.compiler.is_compiling() or any(p.is_inference() for p in parameters):
+            return self.generate(task)
+        device = parameters[0].device.type if parameters else 'cpu'
+        precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        key = (precision, *((p.data_ptr(), p._version) for p in parameters))
+        if self._kept is None or self._kept[0] != key:
+            self._kept = (key, {})
+        kept = self._kept[1]
+        if task not in kept:
+            # What is made in inference mode could not be used outside of it later.
+            with torch.inference_mode(False), torch.no_grad():
+                kept[task] = self.generate(task)
+        return kept[task]
+
+    def generate(self, task: str | None) -> Any:
+        """What :meth:`adapt` needs of a pass, made once per task and step before the blocks run.
+
+        Args:
+            task: The task of the pass; None unless :attr:`per_task`.
+        """
+        return None
+
+    def train(self, mode: bool = True) -> Method:
+        """Set the mode and forget what was generated."""
+        self._kept = None
+        return super().train(mode)
+
+    def adapt(
+        self, site: Site, inputs: Tensor, outputs: Tensor, task: str | None, generated: Any
+    ) -> tuple[Tensor, Tensor | None]:
         """Adapt a branch or a layer.
 
         Args:
@@ -83,11 +161,26 @@ class Adapter(nn.Module):
             inputs: ``(..., site.in_channels)``. For a branch the stream before its norm, for a layer the layer's input.
             outputs: ``(..., site.out_channels)``, what the frozen branch (after drop path) or layer puts out.
             task: The task of this pass; None unless :attr:`per_task`.
+            generated: What :meth:`generate` gave for this task.
 
         Returns:
             The adapted outputs, and what :meth:`tap` wants to see of this block, or None.
         """
         raise NotImplementedError(f'{type(self).__name__} fills slots but does not define adapt()')
+
+    def tokens(self, site: Site, carried: Tensor | None, task: str | None) -> tuple[Tensor, bool]:
+        """Prompts that the windows of a block see, for the slot ``tokens``.
+
+        Args:
+            site: Where.
+            carried: ``(B, P, C)``, what the block before made of its prompts (patch merging takes each for its own four
+                neighbours); None where nothing was carried on.
+            task: The task of this pass; None unless :attr:`per_task`.
+
+        Returns:
+            ``(P, C)`` or ``(B, P, C)``, and whether the block's outputs of the prompts go on to the next block.
+        """
+        raise NotImplementedError(f'{type(self).__name__} fills the slot tokens but does not define tokens()')
 
     def tap(self, stage: int, x: Tensor, tapped: Sequence[Tensor]) -> dict[str, Tensor] | None:
         """Features that leave a stage.
@@ -103,12 +196,40 @@ class Adapter(nn.Module):
         return None
 
     def encoder_parameters(self, encoder: nn.Module) -> Iterable[nn.Parameter]:
-        """Parameters of the frozen encoder that this method trains besides its own."""
+        """Parameters of the frozen encoder that this method trains besides its own, the same for all tasks."""
+        return ()
+
+    def copied_parameters(self, encoder: nn.Module) -> Iterable[nn.Parameter]:
+        """Parameters of the frozen encoder of which every task trains a copy; only where :attr:`per_task`."""
         return ()
 
     def no_decay_parameters(self) -> Iterable[nn.Parameter]:
-        """Own parameters without weight decay, besides biases and norms: scales, shifts, embeddings."""
-        return ()
+        """Own parameters without weight decay: here vectors, and the offsets of copies from the frozen values."""
+        yield from (p for p in self.parameters() if p.ndim <= 1)
+        yield from self._offset_parameters()
+
+    def merge(self, encoder: nn.Module) -> None:
+        """Put the method's effect into the encoder's own weights, so that inference costs nothing more.
+
+        Raises:
+            ValueError: The method is no change of weights.
+        """
+        raise ValueError(
+            f"{type(self).__name__} cannot be merged: what it computes is no change of the encoder's weights. "
+            f'Keep it as it is for inference'
+        )
+
+    def unmerge(self, encoder: nn.Module) -> None:
+        """Undo :meth:`merge`.
+
+        Raises:
+            ValueError: Nothing was merged.
+        """
+        raise ValueError(f'{type(self).__name__} was not merged')
+
+    def _offset_parameters(self) -> Iterator[nn.Parameter]:
+        if hasattr(self, 'offsets'):
+            yield from self.offsets.parameters()
 
 
 def bottleneck_width(width: int, reduction: float) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from mmvmt.registry import ADAPTERS
 
-from .base import Adapter, Site, bottleneck_width, build_activation, norm_parameters
+from .base import Method, Site, bottleneck_width, build_activation, norm_parameters
 
 
 class SharedBottleneck(nn.Module):
@@ -81,7 +82,7 @@ class KnowledgeExtraction(nn.Module):
 
 
 @ADAPTERS.register_module()
-class VMTAdapter(Adapter):
+class VMTAdapter(Method):
     r"""One adapter per block in parallel to the MLP, shared by all tasks, with a scale and a shift per task.
 
     .. math::
@@ -167,7 +168,9 @@ class VMTAdapter(Adapter):
     def _scale(self, site: Site) -> Tensor | float:
         return self.scales[site.key] if self.learned_scale else self.scale
 
-    def adapt(self, site: Site, inputs: Tensor, outputs: Tensor, task: str | None) -> tuple[Tensor, Tensor | None]:
+    def adapt(
+        self, site: Site, inputs: Tensor, outputs: Tensor, task: str | None, generated: Any
+    ) -> tuple[Tensor, Tensor | None]:
         a = self.bottlenecks[site.key](inputs)
         scale = self._scale(site)
         if isinstance(scale, float):
@@ -195,13 +198,10 @@ class VMTAdapter(Adapter):
         return norm_parameters(encoder) if self.unfreeze == 'norms' else ()
 
     def no_decay_parameters(self) -> Iterable[nn.Parameter]:
+        yield from super().no_decay_parameters()
         for module in self.modules():
-            if isinstance(module, SharedBottleneck):
-                yield from (module.down_bias, module.up_bias)
-            elif isinstance(module, KnowledgeExtraction):
+            if isinstance(module, KnowledgeExtraction):
                 yield from (module.scale, module.shift)
-        if self.learned_scale:
-            yield from self.scales.values()
 
 
 @ADAPTERS.register_module()

@@ -38,7 +38,7 @@ def test_equals_the_equations(method, scale, tap):
     out = torch.randn(1, 2, 6, generator=generator)
     tapped = []
     for site, inputs, outputs in zip(SITES, h, mlp):
-        adapted, a = adapter.adapt(site, inputs, outputs, None)
+        adapted, a = adapter.adapt(site, inputs, outputs, None, None)
         if a is not None:
             tapped.append(a)
         s = adapter.scales[site.key].item() if scale == 'learned' else scale

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import commands
 import pytest
@@ -17,3 +18,76 @@ def test_counts_of_swin_t(config, adapters, percent):
     assert counts['total'] == counts['adapters'] + counts['decoders'] + counts['frozen']
     assert counts['percent_of_T_encoders'] == pytest.approx(percent, abs=5e-4)
     assert f'{adapters:,}' in output
+
+
+# Explained in docs/parameters.md: what is reported counts something else there, or has one digit only.
+EXPLAINED = {'BitFit', 'Compacter'}
+ONE_DIGIT = {'relative position bias', 'VPT-shallow'}
+WITHIN_5_PERCENT = {
+    'HyperFormer',
+    'Polyhistor',
+    'Polyhistor-Lite',
+    'PHM layer',
+    'Compacter++',
+    'Low-rank adapter',
+}
+
+
+@pytest.fixture(scope='module')
+def table(tmp_path_factory):
+    """The rows of the table, what was printed, and the page that it was written into."""
+    page = tmp_path_factory.mktemp('docs') / 'parameters.md'
+    shutil.copy(commands.ROOT / 'docs' / 'parameters.md', page)
+    output = commands.run('tools/analysis/count_params.py', '--table', '--docs', str(page), '--json').stdout
+    return json.loads(output.splitlines()[-1]), output, page
+
+
+def test_the_table_is_within_the_tolerances_or_explained(table):
+    rows, output, _ = table
+    assert len({row['method'] for row in rows}) == len(rows) == 20
+    for row in rows:
+        assert set(row) == {'method', 'encoder_ours', 'encoder_published', 'diff_percent', 'passes', 'note'}
+        assert row['method'] in output
+        ours, published = row['encoder_ours'], row['encoder_published']
+        if published is None or row['method'] in EXPLAINED:
+            assert published is None or row['note']
+        elif row['method'] in ONE_DIGIT:
+            assert round(ours / 1e6, 2) == published / 1e6
+        elif published == 0:
+            assert ours == 0
+        else:
+            limit = 5 if row['method'] in WITHIN_5_PERCENT else 2
+            assert abs(100 * (ours / published - 1)) <= limit, row
+            assert row['diff_percent'] == pytest.approx(100 * (ours / published - 1), abs=0.006)
+
+
+def test_the_claims_of_polyhistor_and_the_passes(table):
+    rows = {row['method']: row for row in table[0]}
+    assert 0.08 < rows['Polyhistor']['encoder_ours'] / rows['HyperFormer']['encoder_ours'] < 0.1
+    assert round(rows['Polyhistor-Lite']['encoder_ours'] / 1e6, 2) == 0.41
+    passes = {name: row['passes'] for name, row in rows.items()}
+    assert passes['single-task full fine-tuning'] == 'T models'
+    one = {name for name, value in passes.items() if value == '1'}
+    shared = {'decoders only', 'multi-task full fine-tuning', 'Shared adapter', 'VMT-Adapter', 'VMT-Adapter-Lite'}
+    assert one == shared
+
+
+def test_the_page_is_what_the_command_writes(table):
+    committed = (commands.ROOT / 'docs' / 'parameters.md').read_text(encoding='utf-8')
+    assert table[2].read_text(encoding='utf-8') == committed
+    assert all(f'{row["encoder_ours"]:,}' in committed for row in table[0])
+
+
+def test_a_page_without_a_place_for_the_table_is_left_alone(tmp_path):
+    page = tmp_path / 'page.md'
+    page.write_text('no marks')
+    failed = commands.run('tools/analysis/count_params.py', '--docs', str(page), '--table', check=False)
+    assert failed.returncode != 0
+    assert 'has no place for the table' in failed.stderr
+    assert page.read_text() == 'no marks'
+
+
+def test_it_needs_a_config_or_the_table():
+    failed = commands.run('tools/analysis/count_params.py', check=False)
+    assert failed.returncode == 2
+    assert 'name a config, or ask for --table' in failed.stderr

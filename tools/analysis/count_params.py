@@ -1,9 +1,11 @@
 """Count the parameters of a config by group: what adapters add, trained norms and biases, decoders, and the frozen
-rest."""
+rest. With --table, count all methods of the benchmark on Swin-T beside the figures reported for them."""
 
 import argparse
 import json
 import sys
+from dataclasses import dataclass
+from pathlib import Path
 
 from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
@@ -15,15 +17,95 @@ from mmvmt.models import MultiTaskEncoderDecoder, parameter_groups
 from mmvmt.models.parameter_groups import count
 from mmvmt.registry import MODELS
 
+CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
+MARKS = '<!-- parameters:begin -->', '<!-- parameters:end -->'
+"""Between these, --docs writes the table."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method of the benchmark.
+
+    Args:
+        method: Its name as in the papers' tables.
+        configs: Configs under ``configs/``; several where every task has an encoder of its own.
+        reported: Trainable parameters of the encoder part as reported, in millions; None where nobody reported one.
+        note: What to know of the difference; ``{tables}`` is the number of entries of the relative position bias
+            tables of one encoder, ``{ours}`` our count.
+    """
+
+    method: str
+    configs: tuple[str, ...]
+    reported: float | None
+    note: str = ''
+
+
+# Reported figures: the benchmark of the Polyhistor paper (arXiv 2210.03265), Swin-T, four tasks; for the last two rows
+# the VMT-Adapter paper (arXiv 2312.08733), about 1 % and 0.36 % of four encoders.
+ROWS = (
+    Row(
+        'single-task full fine-tuning',
+        tuple(f'baselines/swin_t_single_{task}_pascal.py' for task in ('semseg', 'human_parts', 'saliency', 'normals')),
+        110.07,
+    ),
+    Row('decoders only', ('baselines/swin_t_decoders_only_pascal.py',), 0.0),
+    Row('multi-task full fine-tuning', ('baselines/swin_t_full_multitask_pascal.py',), 27.51),
+    Row(
+        'BitFit',
+        ('baselines/swin_t_bitfit_pascal.py',),
+        0.30,
+        'reported figure fits every parameter with "bias" in its name: with the tables of the relative position bias '
+        '{ours:,} + 4 x {tables:,} = {with_tables:,}; ours are the biases of layers',
+    ),
+    Row('relative position bias', ('baselines/swin_t_relative_position_bias_pascal.py',), 0.09),
+    Row('LayerNorms', ('baselines/swin_t_norms_pascal.py',), None),
+    Row('VPT-shallow', ('baselines/swin_t_vpt_shallow_pascal.py',), 0.02),
+    Row('VPT-deep', ('baselines/swin_t_vpt_deep_pascal.py',), 0.88),
+    Row('PHM layer', ('baselines/swin_t_phm_adapter_pascal.py',), 0.59),
+    Row(
+        'Compacter',
+        ('baselines/swin_t_compacter_pascal.py',),
+        0.28,
+        'the module of Compacter++ in two places instead of one can at most double its count; the reported figures '
+        'stand in the ratio 2.5 (0.28 / 0.11), so they count something else in one of them',
+    ),
+    Row('Compacter++', ('baselines/swin_t_compacter_plus_plus_pascal.py',), 0.11),
+    Row('LoRA', ('baselines/swin_t_lora_pascal.py',), 0.32),
+    Row('Adapter (one per task)', ('baselines/swin_t_adapter_pascal.py',), 8.69),
+    Row('Low-rank adapter', ('baselines/swin_t_low_rank_adapter_pascal.py',), 0.34),
+    Row('Shared adapter', ('baselines/swin_t_shared_adapter_pascal.py',), 2.20),
+    Row('HyperFormer', ('hyperformer/swin_t_pascal.py',), 72.77),
+    Row('Polyhistor', ('polyhistor/swin_t_pascal.py',), 6.41),
+    Row('Polyhistor-Lite', ('polyhistor/swin_t_lite_pascal.py',), 0.41),
+    Row('VMT-Adapter', ('vmt/swin_t_pascal.py',), 1.1, 'reported as about 1 % of four encoders'),
+    Row('VMT-Adapter-Lite', ('vmt/swin_t_lite_pascal.py',), 0.40, 'reported as 0.36 % of four encoders'),
+)
+
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config file')
-    parser.add_argument('--json', action='store_true', help='print one JSON object as the last line')
+    parser.add_argument('config', nargs='?', help='config file')
+    parser.add_argument('--table', action='store_true', help='count all methods of the benchmark instead')
+    parser.add_argument('--docs', metavar='FILE', help='with --table: also renew the table in this Markdown file')
+    parser.add_argument('--json', action='store_true', help='print JSON as the last line: an object, or a list of rows')
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, help='override config entries, as key=value pairs'
     )
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.table == bool(args.config):
+        parser.error('name a config, or ask for --table')
+    if args.docs and not args.table:
+        parser.error('--docs needs --table')
+    return args
+
+
+def build(cfg: Config) -> MultiTaskEncoderDecoder:
+    """The model of a config, without any weights being read."""
+    init_default_scope(cfg.get('default_scope', 'mmvmt'))
+    model = MODELS.build(cfg.model)
+    if not isinstance(model, MultiTaskEncoderDecoder):
+        raise SystemExit(f'{type(model).__name__} is no MultiTaskEncoderDecoder; counts by group need one')
+    return model
 
 
 def count_parameters(cfg: Config) -> dict[str, float]:
@@ -36,11 +118,7 @@ def count_parameters(cfg: Config) -> dict[str, float]:
         Entries of each group, ``total`` of the model, ``trainable``, ``encoder`` (the frozen or trained encoder without
         adapters), and what trains in the encoder as percent of one encoder and of one encoder per task.
     """
-    init_default_scope(cfg.get('default_scope', 'mmvmt'))
-    # Building allocates and initialises nothing but the model itself; no weights are read.
-    model = MODELS.build(cfg.model)
-    if not isinstance(model, MultiTaskEncoderDecoder):
-        raise SystemExit(f'{type(model).__name__} is no MultiTaskEncoderDecoder; counts by group need one')
+    model = build(cfg)
     groups = {name: count(parameters) for name, parameters in parameter_groups(model).items()}
     total = sum(groups.values())
     encoder = count(model.backbone.parameters()) - count(model.backbone.adapter_parameters())
@@ -54,8 +132,93 @@ def count_parameters(cfg: Config) -> dict[str, float]:
     )
 
 
+def table_row(row: Row) -> dict:
+    """Our count of a method beside the reported one.
+
+    Returns:
+        ``method``; ``encoder_ours`` and ``encoder_published``, trainable parameters without decoders; ``diff_percent``;
+        ``passes`` of the encoder over an image: ``'1'``, ``'T'``, or ``'T models'``; ``note``.
+    """
+    ours = 0
+    for path in row.configs:
+        model = build(Config.fromfile(CONFIGS / path))
+        groups = parameter_groups(model)
+        ours += sum(count(groups[name]) for name in ('adapters', 'norms_biases', 'encoder_weights'))
+    passes = 'T models' if len(row.configs) > 1 else 'T' if model.backbone.per_task else '1'
+    tables = sum(p.numel() for n, p in model.backbone.own_parameters().items() if n.endswith('position_bias_table'))
+    note = row.note.format(ours=ours, tables=tables, with_tables=ours + 4 * tables)
+    published = difference = None
+    if row.reported is not None:
+        published = round(row.reported * 1e6)
+        difference = round(100 * (ours - published) / published, 2) if published else 0.0 if not ours else None
+        if not note and f'{ours / 1e6:.2f}' == f'{row.reported:.2f}':
+            note = 'equal to the digits that are reported'
+    return dict(
+        method=row.method,
+        encoder_ours=ours,
+        encoder_published=published,
+        diff_percent=difference,
+        passes=passes,
+        note=note,
+    )
+
+
+def cells(row: dict) -> list[str]:
+    """A row of the table as text."""
+    published, difference = row['encoder_published'], row['diff_percent']
+    return [
+        row['method'],
+        f'{row["encoder_ours"]:,}',
+        '' if published is None else f'{published / 1e6:.2f} M',
+        '' if difference is None else f'{difference:+.2f} %',
+        row['passes'],
+        row['note'],
+    ]
+
+
+HEADER = ['method', 'ours', 'reported', 'difference', 'encoder passes', 'note']
+
+
+def check_docs(path: Path) -> None:
+    """See that a Markdown file has a place for the table, before the counting starts.
+
+    Raises:
+        SystemExit: The file is missing or has no marks.
+    """
+    if not path.is_file():
+        raise SystemExit(f'{path} does not exist')
+    if not all(mark in path.read_text(encoding='utf-8') for mark in MARKS):
+        raise SystemExit(f'{path} has no place for the table: it needs the lines {MARKS[0]} and {MARKS[1]}')
+
+
+def write_docs(path: Path, rows: list[dict]) -> None:
+    """Put the table between the marks of a Markdown file."""
+    before, rest = path.read_text(encoding='utf-8').split(MARKS[0], 1)
+    after = rest.split(MARKS[1], 1)[1]
+    lines = ['| ' + ' | '.join(line) + ' |' for line in [HEADER, *(cells(row) for row in rows)]]
+    lines.insert(1, '|---|' + '---:|' * 3 + '---|---|')
+    path.write_text(before + '\n'.join([MARKS[0], *lines, MARKS[1]]) + after, encoding='utf-8')
+
+
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
+    # A table that is piped into a file needs more than the 80 columns that rich assumes.
+    console = Console() if sys.stdout.isatty() else Console(width=200)
+    if args.table:
+        if args.docs:
+            check_docs(Path(args.docs))
+        rows = [table_row(row) for row in ROWS]
+        table = Table(title='Trainable parameters of the encoder part, Swin-T, four tasks')
+        for index, name in enumerate(HEADER):
+            table.add_column(name, justify='right' if 1 <= index <= 3 else 'left')
+        for row in rows:
+            table.add_row(*cells(row))
+        console.print(table)
+        if args.docs:
+            write_docs(Path(args.docs), rows)
+        if args.json:
+            print(json.dumps(rows))
+        return 0
     cfg = Config.fromfile(args.config)
     if args.cfg_options is not None:
         cfg.merge_from_dict(args.cfg_options)
@@ -65,7 +228,7 @@ def main(argv: list[str] | None = None) -> int:
     table.add_column('parameters', justify='right')
     for name, value in counts.items():
         table.add_row(name, f'{value:.3f} %' if name.startswith('percent') else f'{value:,}')
-    Console().print(table)
+    console.print(table)
     if args.json:
         print(json.dumps(counts))
     return 0

@@ -6,8 +6,8 @@ unchanged. Only the way they are run is ours: scaled-dot-product attention, cach
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,28 +15,71 @@ import torch.utils.checkpoint
 from mmengine.model import ModuleList
 from mmseg.models.backbones.swin import SwinTransformer
 from torch import Tensor, nn
+from torch.func import functional_call
 
-from mmvmt.adapters.base import SLOTS, Adapter, Site
+from mmvmt.adapters.base import SLOTS, Method, Site
 from mmvmt.models.checkpoint import load_encoder_checkpoint
 from mmvmt.registry import ADAPTERS, MODELS
 from mmvmt.structures import check_tasks
 
-Fills = dict[str, list[tuple[Adapter, Site]]]
-"""What fills the slots of one block."""
-
 UNNAMED_TASK = 'default'
 """The one task of an encoder that was built without tasks."""
 
+TASK_ORDERS = ('sequential', 'stacked')
+"""How methods that depend on the task run the encoder: task after task, or all tasks along the batch."""
 
-def _fill(
-    fills: Fills, slot: str, inputs: Tensor, outputs: Tensor, task: str | None, tapped: list[Tensor] | None = None
-) -> Tensor:
-    """Run the adapters of a slot over a branch's or a layer's outputs."""
-    for adapter, site in fills.get(slot, ()):
-        outputs, tap = adapter.adapt(site, inputs, outputs, task)
+
+class _Fill(NamedTuple):
+    """A method in a slot, in one pass of the encoder.
+
+    Args:
+        method: The method.
+        site: Where it stands.
+        tasks: Tasks of the pass, stacked along the batch in this order; ``(None,)`` for a method that knows no task.
+        generated: What the method generated for each of them.
+    """
+
+    method: Method
+    site: Site
+    tasks: tuple[str | None, ...]
+    generated: tuple[Any, ...]
+
+    def adapt(self, inputs: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Adapt the outputs; those of stacked tasks each with their own part of the method."""
+        if len(self.tasks) == 1:
+            return self.method.adapt(self.site, inputs, outputs, self.tasks[0], self.generated[0])
+        parts = zip(inputs.chunk(len(self.tasks)), outputs.chunk(len(self.tasks)), self.tasks, self.generated)
+        adapted = [self.method.adapt(self.site, i, o, task, generated)[0] for i, o, task, generated in parts]
+        return torch.cat(adapted), None
+
+    def tokens(self, carried: Tensor | None) -> tuple[Tensor, bool]:
+        """Prompts of all tasks of the pass, ``(T, P, C)`` or ``(T * B, P, C)``."""
+        before = [None] * len(self.tasks) if carried is None else carried.chunk(len(self.tasks))
+        prompts, carry = [], False
+        for task, part in zip(self.tasks, before):
+            tokens, carry = self.method.tokens(self.site, part, task)
+            prompts.append(tokens if tokens.ndim == 3 else tokens.unsqueeze(0))
+        return torch.cat(prompts), carry
+
+
+Fills = dict[str, list[_Fill]]
+"""What fills the slots of one block, in one pass."""
+
+
+def _fill(fills: Fills, slot: str, inputs: Tensor, outputs: Tensor, tapped: list[Tensor] | None = None) -> Tensor:
+    """Run the methods of a slot over a branch's or a layer's outputs."""
+    for fill in fills.get(slot, ()):
+        outputs, tap = fill.adapt(inputs, outputs)
         if tap is not None and tapped is not None:
             tapped.append(tap)
     return outputs
+
+
+class _Prompts(NamedTuple):
+    """Tokens that the windows of a block see besides their own: ``(B, P, C)``, or one set for several images."""
+
+    tokens: Tensor
+    carry: bool
 
 
 class ShiftedWindowAttention(nn.Module):
@@ -53,8 +96,10 @@ class ShiftedWindowAttention(nn.Module):
         self.shift_size = attn.shift_size
         self._mask_cache: tuple[tuple, Tensor] | None = None
 
-    def forward(self, x: Tensor, hw: tuple[int, int], fills: Fills, task: str | None) -> Tensor:
-        """``(B, H*W, C)`` to ``(B, H*W, C)``."""
+    def forward(
+        self, x: Tensor, hw: tuple[int, int], fills: Fills, prompts: _Prompts | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """``(B, H*W, C)`` to ``(B, H*W, C)``, and the prompts' ``(B, P, C)`` where they are carried on."""
         w_msa, size, shift = self.w_msa, self.window_size, self.shift_size
         (batch, _, width), (height, width_2d) = x.shape, hw
         x = x.view(batch, height, width_2d, width)
@@ -66,15 +111,26 @@ class ShiftedWindowAttention(nn.Module):
             x = torch.roll(x, shifts=(-shift, -shift), dims=(1, 2))
         x = x.view(batch, rows, size, columns, size, width).transpose(2, 3).reshape(-1, size * size, width)
 
-        qkv = _fill(fills, 'qkv', x, w_msa.qkv(x), task)
-        q, k, v = qkv.view(*x.shape[:2], 3, w_msa.num_heads, -1).permute(2, 0, 3, 1, 4)
-        mask = self.attention_mask(batch, rows, columns, q.dtype)
+        q, k, v = self._qkv(x, fills)
+        count, carry = 0, False
+        if prompts is not None:
+            count, carry = prompts.tokens.shape[1], prompts.carry
+            # Prompts are projected once, not once per window.
+            of_prompts = self._qkv(prompts.tokens, fills)
+            q_p, k_p, v_p = (t.repeat_interleave(len(x) // len(t), 0) for t in of_prompts)
+            k, v = torch.cat((k_p, k), dim=2), torch.cat((v_p, v), dim=2)
+            if carry:
+                q = torch.cat((q_p, q), dim=2)
+        mask = self.attention_mask(batch, rows, columns, q.dtype, count, carry)
         dropout = w_msa.attn_drop.p if self.training else 0.0
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=w_msa.scale)
-        out = out.transpose(1, 2).reshape(x.shape)
-        out = _fill(fills, 'proj', out, w_msa.proj(out), task)
-        if w_msa.proj_drop.p:
-            out = w_msa.proj_drop(out)
+        out = out.transpose(1, 2).flatten(2)
+        out_prompts = None
+        if carry:
+            # Every window has its own outputs for the prompts; what goes on is their mean.
+            of_windows, out = out[:, :count], out[:, count:]
+            out_prompts = self._proj(of_windows.unflatten(0, (batch, rows * columns)).mean(1), fills)
+        out = self._proj(out, fills)
 
         out = out.view(batch, rows, columns, size, size, width).transpose(2, 3)
         out = out.reshape(batch, rows * size, columns * size, width)
@@ -82,32 +138,58 @@ class ShiftedWindowAttention(nn.Module):
             out = torch.roll(out, shifts=(shift, shift), dims=(1, 2))
         if pad_bottom or pad_right:
             out = out[:, :height, :width_2d]
-        return out.reshape(batch, height * width_2d, width)
+        return out.reshape(batch, height * width_2d, width), out_prompts
 
-    def attention_mask(self, batch: int, rows: int, columns: int, dtype: torch.dtype) -> Tensor:
-        """Relative position bias plus the mask of shifted windows.
+    def _qkv(self, x: Tensor, fills: Fills) -> Tensor:
+        """``(B, N, C)`` to queries, keys and values, ``(3, B, heads, N, C / heads)``."""
+        qkv = _fill(fills, 'qkv', x, self.w_msa.qkv(x))
+        return qkv.view(*x.shape[:2], 3, self.w_msa.num_heads, -1).permute(2, 0, 3, 1, 4)
+
+    def _proj(self, x: Tensor, fills: Fills) -> Tensor:
+        """``(B, N, C)`` to ``(B, N, C)``."""
+        out = _fill(fills, 'proj', x, self.w_msa.proj(x))
+        return self.w_msa.proj_drop(out) if self.w_msa.proj_drop.p else out
+
+    def attention_mask(
+        self, batch: int, rows: int, columns: int, dtype: torch.dtype, prompts: int = 0, carry: bool = False
+    ) -> Tensor:
+        """Relative position bias plus the mask of shifted windows; zero for prompts, which stand at no position.
 
         It is kept for the last size while nothing is trained through it. Loading the table renews it, and so does every
         change between training and evaluation, which covers averaged weights that are swapped in for an evaluation.
 
+        Args:
+            batch: Number of images B.
+            rows: Windows in a column of windows.
+            columns: Windows in a row of windows.
+            dtype: Type of the queries.
+            prompts: Number of prompts P in front of the keys.
+            carry: Whether they stand in front of the queries too.
+
         Returns:
-            ``(1, heads, N, N)`` without shift, else ``(batch * rows * columns, heads, N, N)``, with N = window area.
+            ``(1, heads, N, P + N)`` without shift, else ``(B * rows * columns, heads, N, P + N)``, with N = window
+            area; with ``carry`` P + N instead of the first N.
         """
         table = self.w_msa.relative_position_bias_table
-        cacheable = not (
-            (table.requires_grad and torch.is_grad_enabled())
-            or torch.is_inference_mode_enabled()
-            or table.is_inference()
-            or torch.compiler.is_compiling()
-        )
-        key = (batch, rows, columns, dtype, table.device, table.data_ptr(), table._version) if cacheable else None
-        if cacheable and self._mask_cache is not None and self._mask_cache[0] == key:
-            return self._mask_cache[1]
+        # A table that stands in for the frozen one lives for one pass: its address says nothing of its values.
+        cacheable = not torch.compiler.is_compiling() and isinstance(table, nn.Parameter)
+        if cacheable and (torch.is_inference_mode_enabled() or table.is_inference()):
+            cacheable = False
+        if table.requires_grad and torch.is_grad_enabled():
+            cacheable = False
+        key = None
+        if cacheable:
+            sizes = (batch, rows, columns, dtype, prompts, carry)
+            key = (*sizes, table.device, table.data_ptr(), table._version)
+            if self._mask_cache is not None and self._mask_cache[0] == key:
+                return self._mask_cache[1]
         area = self.window_size**2
         mask = table[self.w_msa.relative_position_index.view(-1)].view(area, area, -1).permute(2, 0, 1).unsqueeze(0)
         if self.shift_size:
             shifted = self._shift_mask(rows, columns, table.device)
             mask = (mask + shifted.unsqueeze(1)).repeat(batch, 1, 1, 1)
+        if prompts:
+            mask = F.pad(mask, (prompts, 0, prompts if carry else 0, 0))
         mask = mask.to(dtype).contiguous()
         if cacheable:
             self._mask_cache = (key, mask)
@@ -147,39 +229,53 @@ class SwinBlock(nn.Module):
         self.with_cp = block.with_cp
         self.drop_path = block.attn.drop
 
+    @property
+    def layers(self) -> dict[str, nn.Linear]:
+        """The linear layers that are slots."""
+        w_msa, ffn = self.attn.w_msa, self.ffn.layers
+        return {'qkv': w_msa.qkv, 'proj': w_msa.proj, 'fc1': ffn[0][0], 'fc2': ffn[1]}
+
     def slot_channels(self, slot: str) -> tuple[int, int]:
-        """Width of what enters a slot, and of what it puts out."""
-        layers = {
-            'qkv': self.attn.w_msa.qkv,
-            'proj': self.attn.w_msa.proj,
-            'fc1': self.ffn.layers[0][0],
-            'fc2': self.ffn.layers[1],
-        }
-        if slot in layers:
-            return layers[slot].in_features, layers[slot].out_features
+        """Width of what enters a slot, and of what it puts out.
+
+        Raises:
+            ValueError: Prompts are asked for in windows of one token.
+        """
+        if slot == 'tokens' and self.attn.window_size < 2:
+            raise ValueError(
+                f'prompts need windows of at least 2 x 2 tokens, but window_size is {self.attn.window_size}: '
+                f'a single token attends to nothing but itself'
+            )
+        if slot in self.layers:
+            return self.layers[slot].in_features, self.layers[slot].out_features
         width = self.attn.w_msa.embed_dims
         return width, width
 
-    def forward(self, x: Tensor, hw: tuple[int, int], fills: Fills, task: str | None) -> tuple[Tensor, list[Tensor]]:
-        """``(B, H*W, C)`` to ``(B, H*W, C)``, and what the adapters hand to the stage's tap."""
-        if self.with_cp and torch.is_grad_enabled():
-            return torch.utils.checkpoint.checkpoint(self._forward, x, hw, fills, task, use_reentrant=False)
-        return self._forward(x, hw, fills, task)
-
-    def _forward(self, x: Tensor, hw: tuple[int, int], fills: Fills, task: str | None) -> tuple[Tensor, list[Tensor]]:
+    def forward(
+        self, x: Tensor, hw: tuple[int, int], fills: Fills, prompts: _Prompts | None = None
+    ) -> tuple[Tensor, Tensor | None, list[Tensor]]:
+        """``(B, H*W, C)`` to ``(B, H*W, C)``; the prompts that are carried on; what goes to the stage's tap."""
         tapped: list[Tensor] = []
-        out = self._drop_path(self.attn(self.norm1(x), hw, fills, task))
-        x = x + _fill(fills, 'attn', x, out, task, tapped)
-        out = self._drop_path(self._mlp(self.norm2(x), fills, task))
-        x = x + _fill(fills, 'ffn', x, out, task, tapped)
-        return x, tapped
+        carried = None
+        if prompts is None:
+            out, _ = self.attn(self.norm1(x), hw, fills)
+        else:
+            carry = prompts.carry
+            out, out_prompts = self.attn(self.norm1(x), hw, fills, _Prompts(self.norm1(prompts.tokens), carry))
+            if carry:
+                before = prompts.tokens.repeat_interleave(len(x) // len(prompts.tokens), 0)
+                carried = before + _fill(fills, 'attn', before, self._drop_path(out_prompts))
+                carried = carried + _fill(fills, 'ffn', carried, self._drop_path(self._mlp(self.norm2(carried), fills)))
+        x = x + _fill(fills, 'attn', x, self._drop_path(out), tapped)
+        x = x + _fill(fills, 'ffn', x, self._drop_path(self._mlp(self.norm2(x), fills)), tapped)
+        return x, carried, tapped
 
-    def _mlp(self, x: Tensor, fills: Fills, task: str | None) -> Tensor:
+    def _mlp(self, x: Tensor, fills: Fills) -> Tensor:
         (fc1, act, drop1), fc2, drop2 = self.ffn.layers
-        hidden = act(_fill(fills, 'fc1', x, fc1(x), task))
+        hidden = act(_fill(fills, 'fc1', x, fc1(x)))
         if drop1.p:
             hidden = drop1(hidden)
-        out = _fill(fills, 'fc2', hidden, fc2(hidden), task)
+        out = _fill(fills, 'fc2', hidden, fc2(hidden))
         return drop2(out) if drop2.p else out
 
     def _drop_path(self, x: Tensor) -> Tensor:
@@ -191,9 +287,32 @@ class _Stream(NamedTuple):
 
     x: Tensor
     hw: tuple[int, int]
+    prompts: Tensor | None = None
     tapped: tuple[Tensor, ...] = ()
     taps: tuple[dict[str, Tensor] | Tensor, ...] = ()
     sizes: tuple[tuple[int, int], ...] = ()
+
+
+class _Pass(NamedTuple):
+    """One run of the encoder, for one task, for several stacked along the batch, or for none (``(None,)``).
+
+    Args:
+        tasks: The tasks.
+        generated: For each method (None where it takes no part) what it generated, one entry per task.
+        substitutes: For each task what stands in for parameters of the encoder: ``{module: {parameter: tensor}}``.
+    """
+
+    tasks: tuple[str | None, ...]
+    generated: tuple[tuple[Any, ...] | None, ...]
+    substitutes: tuple[dict[str, dict[str, Tensor]], ...]
+
+    def of(self, index: int) -> _Pass:
+        """The pass of one of the tasks alone."""
+        generated = tuple(
+            given if given is None or len(given) < len(self.tasks) else given[index : index + 1]
+            for given in self.generated
+        )
+        return _Pass(self.tasks[index : index + 1], generated, self.substitutes[index : index + 1])
 
 
 @MODELS.register_module()
@@ -212,14 +331,27 @@ class AdaptedSwin(SwinTransformer):
         plugins: Adapters to insert, in mmseg's convention: ``dict(cfg=dict(type='mmvmt.VMTAdapter', reduction=4),
             stages=(True, True, True, True), position='ffn')``. ``stages`` defaults to all, ``position`` (a slot or a
             list of slots) to the method's own.
+        task_order: For methods that run the encoder once per task: ``'sequential'``, one task after another, needs
+            little memory; ``'stacked'``, all tasks along the batch, is fast on GPUs. Equal results.
         **kwargs: Arguments of mmseg's ``SwinTransformer``.
 
     Raises:
-        ValueError: A plugin matches no slot, two plugins want to tap the same stage, or ``frozen_stages`` is set too.
+        ValueError: A plugin matches no slot, two plugins want to tap the same stage, ``frozen_stages`` is set too, or
+            ``task_order`` is unknown.
     """
 
-    def __init__(self, *, tasks: Sequence[str] | None = None, plugins: Sequence[dict] | None = None, **kwargs) -> None:
+    def __init__(
+        self,
+        *,
+        tasks: Sequence[str] | None = None,
+        plugins: Sequence[dict] | None = None,
+        task_order: str = 'sequential',
+        **kwargs,
+    ) -> None:
         super().__init__(**kwargs)
+        if task_order not in TASK_ORDERS:
+            raise ValueError(f'task_order must be one of {", ".join(TASK_ORDERS)}, got {task_order!r}')
+        self.task_order = task_order
         if plugins and self.frozen_stages >= 0:
             raise ValueError(
                 f'frozen_stages={self.frozen_stages} cannot be combined with plugins: what trains is what they declare'
@@ -231,13 +363,18 @@ class AdaptedSwin(SwinTransformer):
             for index in self.out_indices:
                 delattr(self, f'norm{index}')
         self.plugins = [dict(plugin) for plugin in plugins or ()]
-        adapters = [self._build_plugin(plugin) for plugin in self.plugins]
-        self.adapters = ModuleList(adapters)
+        self.adapters = ModuleList([self._build_plugin(plugin) for plugin in self.plugins])
+        self._filled: dict[tuple[int, int], list[tuple[int, Site]]] = {}
+        for index, adapter in enumerate(self.adapters):
+            for site in adapter.sites:
+                self._filled.setdefault((site.stage, site.block), []).append((index, site))
         self._check_taps()
-        if adapters:
+        for adapter in self.adapters:
+            adapter.attach(self)
+        if self.plugins:
             self._freeze()
 
-    def _build_plugin(self, plugin: dict) -> Adapter:
+    def _build_plugin(self, plugin: dict) -> Method:
         plugin = dict(plugin)
         cfg = plugin.pop('cfg', None)
         if not isinstance(cfg, dict) or 'type' not in cfg:
@@ -256,7 +393,7 @@ class AdaptedSwin(SwinTransformer):
         if method is None:
             raise ValueError(f'unknown adapter {cfg["type"]!r}; known: {", ".join(sorted(ADAPTERS.module_dict))}')
         if position is None:
-            position = method.positions[:1]
+            position = method.positions[:1] if method.default_positions is None else method.default_positions
         slots = (position,) if isinstance(position, str) else tuple(position)
         if len(set(slots)) < len(slots):
             raise ValueError(f'plugin {cfg["type"]!r} names a position twice: {list(slots)}')
@@ -292,10 +429,13 @@ class AdaptedSwin(SwinTransformer):
                 f'{type(per_task[0]).__name__} runs the encoder once per task and cannot be combined with '
                 f'{type(tapping[0]).__name__}, which makes the features of all tasks in one pass'
             )
+        for (stage, block), filled in self._filled.items():
+            if sum(site.slot == 'tokens' for _, site in filled) > 1:
+                raise ValueError(f'two plugins bring prompts into block {block} of stage {stage}; give each its stages')
 
-    def _tapping_adapters(self) -> list[Adapter]:
-        """Adapters that make features of their own for the tasks."""
-        return [adapter for adapter in self.adapters if type(adapter).tap is not Adapter.tap]
+    def _tapping_adapters(self) -> list[Method]:
+        """Methods that make features of their own for the tasks."""
+        return [adapter for adapter in self.adapters if type(adapter).tap is not Method.tap]
 
     def _freeze(self) -> None:
         """Leave only declared parameters trainable: by identity, never by name."""
@@ -314,14 +454,31 @@ class AdaptedSwin(SwinTransformer):
         """Whether the encoder runs once per task."""
         return any(adapter.per_task for adapter in self.adapters)
 
-    def fills(self, stage: int, block: int) -> Fills:
-        """What fills the slots of a block."""
-        fills: Fills = {}
-        for adapter in self.adapters:
-            for site in adapter.sites:
-                if (site.stage, site.block) == (stage, block):
-                    fills.setdefault(site.slot, []).append((adapter, site))
-        return fills
+    def blocks(self) -> list[tuple[int, int]]:
+        """Every (stage, block) in the order of the stream."""
+        return [(index, block) for index, stage in enumerate(self.stages) for block in range(len(stage.blocks))]
+
+    def own_parameters(self) -> dict[str, nn.Parameter]:
+        """Parameters of the pretrained encoder by name: without adapters and output norms."""
+        parts = {'patch_embed': self.patch_embed, 'stages': self.stages}
+        own = {f'{prefix}.{name}': p for prefix, part in parts.items() for name, p in part.named_parameters()}
+        return own | ({'absolute_pos_embed': self.absolute_pos_embed} if self.use_abs_pos_embed else {})
+
+    def layer_of(self, site: Site) -> nn.Linear:
+        """The frozen linear layer of a slot.
+
+        Raises:
+            ValueError: The slot is a branch or tokens.
+        """
+        layers = self.stages[site.stage].blocks[site.block].layers
+        if site.slot not in layers:
+            raise ValueError(f'slot {site.slot!r} is no linear layer; those are {", ".join(layers)}')
+        return layers[site.slot]
+
+    def norm_of(self, site: Site) -> nn.LayerNorm:
+        """The LayerNorm of the block that stands in front of a slot."""
+        block = self.stages[site.stage].blocks[site.block]
+        return block.norm2 if site.slot in ('ffn', 'fc1', 'fc2') else block.norm1
 
     def train(self, mode: bool = True) -> AdaptedSwin:
         """Set training or evaluation mode; returns self, which mmseg's does not."""
@@ -363,29 +520,119 @@ class AdaptedSwin(SwinTransformer):
             Without tasks, mmseg's tuple of maps ``(B, C_i, H_i, W_i)``, normed; with tasks such a tuple for every
             task, not yet normed.
         """
-        x, hw = self.patch_embed(x)
-        if self.use_abs_pos_embed:
-            x = x + self.absolute_pos_embed
-        x = self.drop_after_pos(x)
-        stream = _Stream(x, tuple(hw))
-        blocks = [(stage, block) for stage, s in enumerate(self.stages) for block in range(len(s.blocks))]
         tasks = self.tasks or (UNNAMED_TASK,)
+        blocks = self.blocks()
+        common = tuple(None if a.per_task else (a.generated(None),) for a in self.adapters)
+        run = _Pass((None,), common, ({},))
         if not self.per_task:
-            stream = self._run(stream, blocks, None)
-            streams = dict.fromkeys(tasks, stream)
+            streams = dict.fromkeys(tasks, self._run(self._embed(x, run), blocks, run))
         else:
-            first = min(blocks.index((site.stage, site.block)) for a in self.adapters for site in a.sites)
-            stream = self._run(stream, blocks[:first], None)
-            streams = {task: self._run(stream, blocks[first:], task) for task in tasks}
+            streams = self._run_per_task(x, blocks, run, tasks)
         features = {task: self._maps(stream, task) for task, stream in streams.items()}
         return features if self.tasks is not None else self._normed(features[UNNAMED_TASK])
 
-    def _run(self, stream: _Stream, blocks: Sequence[tuple[int, int]], task: str | None) -> _Stream:
+    def _run_per_task(
+        self, x: Tensor, blocks: Sequence[tuple[int, int]], common: _Pass, tasks: tuple[str, ...]
+    ) -> dict[str, _Stream]:
+        """Run what does not depend on the task once, and the rest for every task."""
+        of_task = [
+            tuple(
+                given if given is not None else (a.generated(task),)
+                for a, given in zip(self.adapters, common.generated)
+            )
+            for task in tasks
+        ]
+        substitutes = [self._substitutes(task) for task in tasks]
+        first = self._first_of_task(blocks, substitutes[0])
+        shared = None if first is None else self._run(self._embed(x, common), blocks[:first], common)
+        rest = blocks[first or 0 :]
+
+        if self.task_order == 'sequential':
+            streams = {}
+            for task, generated, substituted in zip(tasks, of_task, substitutes):
+                run = _Pass((task,), generated, (substituted,))
+                streams[task] = self._run(self._embed(x, run) if shared is None else shared, rest, run)
+            return streams
+        generated = tuple(
+            given if given is not None else tuple(of[index][0] for of in of_task)
+            for index, given in enumerate(common.generated)
+        )
+        run = _Pass(tasks, generated, tuple(substitutes))
+        stream = self._embed(x, run) if shared is None else self._stack(shared, len(tasks))
+        kept = len(stream.taps)
+        stream = self._run(stream, rest, run)
+        parts = [tap.chunk(len(tasks)) for tap in stream.taps[kept:]]
+        return {
+            task: stream._replace(taps=stream.taps[:kept] + tuple(part[index] for part in parts))
+            for index, task in enumerate(tasks)
+        }
+
+    @staticmethod
+    def _stack(stream: _Stream, tasks: int) -> _Stream:
+        """The stream once for every task, along the batch."""
+        prompts = None if stream.prompts is None else stream.prompts.repeat(tasks, 1, 1)
+        return stream._replace(x=stream.x.repeat(tasks, 1, 1), prompts=prompts)
+
+    def _substitutes(self, task: str) -> dict[str, dict[str, Tensor]]:
+        """What stands in for parameters in the pass of a task, by the module that is run with it.
+
+        Raises:
+            ValueError: Two methods have copies of the same parameter, or one is none of a module that is run alone.
+        """
+        modules: dict[str, dict[str, Tensor]] = {}
+        for adapter in self.adapters:
+            for name, tensor in adapter.substitutes(self, task).items() if adapter.per_task else ():
+                parts = name.split('.')
+                depth = {'patch_embed': 1, 'absolute_pos_embed': 0}.get(parts[0], 4 if parts[2] == 'blocks' else 3)
+                if depth == 0:
+                    raise ValueError(f'{type(adapter).__name__} cannot copy {name!r} per task')
+                module, parameter = '.'.join(parts[:depth]), '.'.join(parts[depth:])
+                if parameter in modules.setdefault(module, {}):
+                    raise ValueError(f'two plugins have copies of {name!r}; only one can')
+                modules[module][parameter] = tensor
+        return modules
+
+    def _first_of_task(
+        self, blocks: Sequence[tuple[int, int]], substitutes: dict[str, dict[str, Tensor]]
+    ) -> int | None:
+        """Position of the first block whose outputs depend on the task; None if even the patches do."""
+        if 'patch_embed' in substitutes:
+            return None
+        for position, (stage, block) in enumerate(blocks):
+            filled = any(self.adapters[index].per_task for index, _ in self._filled.get((stage, block), ()))
+            last = block == len(self.stages[stage].blocks) - 1
+            merged = last and f'stages.{stage}.downsample' in substitutes
+            if filled or merged or f'stages.{stage}.blocks.{block}' in substitutes:
+                return position
+        return len(blocks)
+
+    def _fills(self, stage: int, block: int, run: _Pass) -> Fills:
+        """What fills the slots of a block in a pass."""
+        fills: Fills = {}
+        for index, site in self._filled.get((stage, block), ()):
+            adapter, generated = self.adapters[index], run.generated[index]
+            tasks = run.tasks if adapter.per_task else (None,)
+            fills.setdefault(site.slot, []).append(_Fill(adapter, site, tasks, generated))
+        return fills
+
+    def _embed(self, image: Tensor, run: _Pass) -> _Stream:
+        """Patches of the images, for every task of the pass if they depend on it."""
+        parts = [substitutes.get('patch_embed') for substitutes in run.substitutes]
+        if any(parts):
+            embedded = [functional_call(self.patch_embed, part, (image,)) for part in parts]
+            x, hw = torch.cat([tokens for tokens, _ in embedded]), embedded[0][1]
+        else:
+            x, hw = self.patch_embed(image)
+        if self.use_abs_pos_embed:
+            x = x + self.absolute_pos_embed
+        return _Stream(self.drop_after_pos(x), tuple(hw))
+
+    def _run(self, stream: _Stream, blocks: Iterable[tuple[int, int]], run: _Pass) -> _Stream:
         """Take the stream through some blocks; at a stage's end, tap and merge patches."""
         for stage_index, block_index in blocks:
             stage = self.stages[stage_index]
-            x, tapped = stage.blocks[block_index](stream.x, stream.hw, self.fills(stage_index, block_index), task)
-            stream = stream._replace(x=x, tapped=stream.tapped + tuple(tapped))
+            x, prompts, tapped = self._run_block(stage_index, block_index, stream, run)
+            stream = stream._replace(x=x, prompts=prompts, tapped=stream.tapped + tuple(tapped))
             if block_index < len(stage.blocks) - 1:
                 continue
             tap = None
@@ -395,9 +642,51 @@ class AdaptedSwin(SwinTransformer):
             hw = stream.hw
             taps, sizes = stream.taps + (x if tap is None else tap,), stream.sizes + (hw,)
             if stage.downsample is not None:
-                x, hw = stage.downsample(x, hw)
-            stream = _Stream(x, tuple(hw), (), taps, sizes)
+                x, hw = self._merge_patches(stage_index, x, hw, run)
+                if prompts is not None:
+                    # A prompt is its own four neighbours.
+                    fours = prompts.flatten(0, 1).unsqueeze(1).expand(-1, 4, -1)
+                    merged, _ = self._merge_patches(stage_index, fours, (2, 2), run)
+                    prompts = merged.view(*prompts.shape[:2], -1)
+            stream = _Stream(x, tuple(hw), prompts, (), taps, sizes)
         return stream
+
+    def _run_block(
+        self, stage: int, block: int, stream: _Stream, run: _Pass
+    ) -> tuple[Tensor, Tensor | None, Sequence[Tensor]]:
+        """Outputs of a block: the stream, the prompts that are carried on, and what goes to the stage's tap."""
+        name, module = f'stages.{stage}.blocks.{block}', self.stages[stage].blocks[block]
+        substitutes = [substituted.get(name) for substituted in run.substitutes]
+        if len(run.tasks) > 1 and any(substitutes):
+            # Every task has its own frozen layers here: they cannot share one batch.
+            count = len(run.tasks)
+            carried = [None] * count if stream.prompts is None else stream.prompts.chunk(count)
+            streams = [stream._replace(x=x, prompts=p) for x, p in zip(stream.x.chunk(count), carried)]
+            parts = [self._run_block(stage, block, part, run.of(index)) for index, part in enumerate(streams)]
+            x, prompts, _ = zip(*parts)
+            return torch.cat(x), None if prompts[0] is None else torch.cat(prompts), ()
+
+        fills = self._fills(stage, block, run)
+        prompts = _Prompts(*fills['tokens'][0].tokens(stream.prompts)) if 'tokens' in fills else None
+        arguments = (stream.x, stream.hw, fills, prompts)
+
+        def forward(*args: Any) -> tuple[Tensor, Tensor | None, list[Tensor]]:
+            # Inside of what is checkpointed, so that the recomputation sees the substitutes too.
+            return functional_call(module, substitutes[0], args) if substitutes[0] else module(*args)
+
+        if module.with_cp and torch.is_grad_enabled():
+            return torch.utils.checkpoint.checkpoint(forward, *arguments, use_reentrant=False)
+        return forward(*arguments)
+
+    def _merge_patches(self, stage: int, x: Tensor, hw: tuple[int, int], run: _Pass) -> tuple[Tensor, tuple[int, int]]:
+        """Patch merging behind a stage."""
+        name, module = f'stages.{stage}.downsample', self.stages[stage].downsample
+        substitutes = [substituted.get(name) for substituted in run.substitutes]
+        if not any(substitutes):
+            return module(x, hw)
+        parts = zip(x.chunk(len(run.tasks)), substitutes)
+        merged = [functional_call(module, substituted, (part, hw)) for part, substituted in parts]
+        return torch.cat([tokens for tokens, _ in merged]), merged[0][1]
 
     def _maps(self, stream: _Stream, task: str) -> tuple[Tensor, ...]:
         """Features of a task as maps ``(B, C, H, W)``: views of the tokens, in channels-last memory order."""

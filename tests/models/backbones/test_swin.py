@@ -5,8 +5,10 @@ import torch
 from mmseg.models.backbones.swin import SwinTransformer
 from tiny import FOUR_TASKS, SWIN, VMT, perturb, tiny_swin
 
-from mmvmt.adapters import SLOTS, Adapter
+from mmvmt.adapters import SLOTS, Method
 from mmvmt.registry import ADAPTERS, MODELS
+
+BRANCHES_AND_LAYERS = tuple(slot for slot in SLOTS if slot != 'tokens')
 
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 
@@ -119,21 +121,23 @@ def test_a_trained_bias_table_gets_its_gradient_after_an_evaluation():
 
 def test_every_slot_is_called_with_its_widths(registered):
     @registered
-    class Probe(Adapter):
-        positions = SLOTS
+    class Probe(Method):
+        positions = BRANCHES_AND_LAYERS
 
         def __init__(self, sites, tasks):
             super().__init__(sites, tasks)
             self.seen = []
 
-        def adapt(self, site, inputs, outputs, task):
+        def adapt(self, site, inputs, outputs, task, generated):
             self.seen.append(site)
             assert inputs.shape[-1] == site.in_channels
             assert outputs.shape[-1] == site.out_channels
             return outputs + 1, None
 
     plain = tiny_swin(plugins=None)
-    swin = tiny_swin(plugins=[dict(cfg=dict(type='Probe'), position=SLOTS, stages=(False, True, False, False))])
+    swin = tiny_swin(
+        plugins=[dict(cfg=dict(type='Probe'), position=BRANCHES_AND_LAYERS, stages=(False, True, False, False))]
+    )
     swin.load_state_dict(plain.state_dict(), strict=False)
     out = swin(IMAGES)['semseg']
     order = [(site.block, site.slot) for site in swin.adapters[0].seen]
@@ -146,11 +150,11 @@ def test_every_slot_is_called_with_its_widths(registered):
 
 def test_a_per_task_method_runs_the_encoder_per_task_from_its_first_slot_on(registered):
     @registered
-    class Shift(Adapter):
+    class Shift(Method):
         positions = ('ffn',)
         per_task = True
 
-        def adapt(self, site, inputs, outputs, task):
+        def adapt(self, site, inputs, outputs, task, generated):
             return outputs + 1 + self.tasks.index(task), None
 
     swin = tiny_swin(

@@ -1,0 +1,10 @@
+# Compacter per task, behind the attention and the FFN, on rendered scenes with the encoder of the demo.
+_base_ = [
+    '../_base_/models/swin_nano_mlp.py',
+    '../_base_/datasets/synthetic_mt.py',
+    '../_base_/schedules/schedule_synthetic.py',
+    '../_base_/synthetic_runtime.py',
+]
+model = dict(
+    backbone=dict(plugins=[dict(cfg=dict(type='mmvmt.Compacter', reduction=2, n=4), position=['attn', 'ffn'])])
+)

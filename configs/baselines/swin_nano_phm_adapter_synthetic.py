@@ -1,0 +1,8 @@
+# PHM adapters per task behind the FFN, on rendered scenes with the encoder of the demo.
+_base_ = [
+    '../_base_/models/swin_nano_mlp.py',
+    '../_base_/datasets/synthetic_mt.py',
+    '../_base_/schedules/schedule_synthetic.py',
+    '../_base_/synthetic_runtime.py',
+]
+model = dict(backbone=dict(plugins=[dict(cfg=dict(type='mmvmt.PHMAdapter', reduction=2, n=16), position='ffn')]))

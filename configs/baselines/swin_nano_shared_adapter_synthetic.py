@@ -1,0 +1,8 @@
+# One adapter for all tasks behind the FFN, on rendered scenes with the encoder of the demo.
+_base_ = [
+    '../_base_/models/swin_nano_mlp.py',
+    '../_base_/datasets/synthetic_mt.py',
+    '../_base_/schedules/schedule_synthetic.py',
+    '../_base_/synthetic_runtime.py',
+]
+model = dict(backbone=dict(plugins=[dict(cfg=dict(type='mmvmt.SharedAdapter', reduction=2), position='ffn')]))

@@ -1,0 +1,17 @@
+# Full fine-tuning of the demo's encoder on human_parts alone: a reference of Delta_m.
+_base_ = [
+    '../_base_/models/swin_nano_mlp.py',
+    '../_base_/datasets/synthetic_mt.py',
+    '../_base_/schedules/schedule_synthetic.py',
+    '../_base_/synthetic_runtime.py',
+]
+tasks = ['human_parts']
+model = dict(
+    backbone=dict(plugins=[dict(cfg=dict(type='mmvmt.FullFineTuning'))]),
+    heads=dict(_delete_=True, human_parts={{_base_.model.heads.human_parts}}),
+)
+train_dataloader = dict(dataset=dict(tasks=tasks))
+val_dataloader = dict(dataset=dict(tasks=tasks))
+test_dataloader = val_dataloader
+val_evaluator = dict(metrics=dict(_delete_=True, human_parts={{_base_.val_evaluator.metrics.human_parts}}))
+test_evaluator = val_evaluator

@@ -1,0 +1,14 @@
+# HyperFormer on rendered scenes, with the encoder of the demo.
+_base_ = [
+    '../_base_/models/swin_nano_mlp.py',
+    '../_base_/datasets/synthetic_mt.py',
+    '../_base_/schedules/schedule_synthetic.py',
+    '../_base_/synthetic_runtime.py',
+]
+model = dict(
+    backbone=dict(
+        plugins=[
+            dict(cfg=dict(type='mmvmt.HyperFormer', reduction=4, embedding=32, hidden=64, code=32), position='ffn')
+        ]
+    )
+)

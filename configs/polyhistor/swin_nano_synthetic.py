@@ -1,0 +1,16 @@
+# Polyhistor on rendered scenes, with the encoder of the demo.
+_base_ = [
+    '../_base_/models/swin_nano_mlp.py',
+    '../_base_/datasets/synthetic_mt.py',
+    '../_base_/schedules/schedule_synthetic.py',
+    '../_base_/synthetic_runtime.py',
+]
+model = dict(
+    backbone=dict(
+        plugins=[
+            dict(
+                cfg=dict(type='mmvmt.Polyhistor', reduction=2, rank=4, embedding=32, hidden=64, code=32), position='ffn'
+            )
+        ]
+    )
+)

@@ -1,0 +1,8 @@
+# VMT-Adapter-Lite, Swin-B, ImageNet-22k encoder, four tasks of PASCAL-Context.
+_base_ = [
+    '../_base_/models/swin_b_in22k_mlp.py',
+    '../_base_/datasets/pascal_context_mt.py',
+    '../_base_/schedules/schedule_40k.py',
+    '../_base_/default_runtime.py',
+]
+model = dict(backbone=dict(plugins=[dict(cfg=dict(type='mmvmt.VMTAdapterLite', reduction=6), position='ffn')]))

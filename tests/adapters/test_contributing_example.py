@@ -1,0 +1,63 @@
+"""The method that CONTRIBUTING shows is a real one."""
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import FOUR_TASKS, batch, losses_of, perturb, tiny_model, tiny_swin
+
+from mmvmt.registry import ADAPTERS
+
+TEXT = (Path(__file__).parents[2] / 'CONTRIBUTING.md').read_text(encoding='utf-8')
+WIDTHS = (8, 16, 16, 32, 64)
+
+
+@pytest.fixture
+def ssf(tmp_path):
+    """The example, registered as its users would have it."""
+    (code,) = re.findall(r'```python\n(.*?)```', TEXT, flags=re.DOTALL)
+    path = tmp_path / 'ssf.py'
+    path.write_text(code, encoding='utf-8')
+    yield runpy.run_path(str(path))['SSF']
+    ADAPTERS.module_dict.pop('SSF')
+
+
+def plugins():
+    return [dict(cfg=dict(type='mmvmt.SSF'))]
+
+
+def test_it_starts_from_the_frozen_network_and_then_scales_and_shifts(ssf):
+    images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    plain, swin = tiny_swin(plugins=None), tiny_swin(plugins=plugins())
+    swin.load_state_dict(plain.state_dict(), strict=False)
+    swin.adapters[0].reset_parameters()
+    for task in FOUR_TASKS:
+        for a, b in zip(plain(images)[task], swin(images)[task]):
+            torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+
+    method, outputs = swin.adapters[0], torch.randn(2, 3, 24)
+    perturb(method)
+    site = method.sites[0]
+    adapted, tapped = method.adapt(site, torch.randn(2, 3, 8), outputs, 'normals', None)
+    scale, shift = method.scales['normals'][site.key], method.shifts['normals'][site.key]
+    torch.testing.assert_close(adapted, outputs * scale + shift)
+    assert tapped is None
+
+
+def test_it_has_the_count_that_the_page_says(ssf):
+    formula = re.search(r"'SSF': \(dict\(type='mmvmt.SSF'\), (.*?)\)`\.", TEXT)[1]
+    swin = tiny_swin(plugins=plugins())
+    assert sum(p.numel() for p in swin.adapter_parameters()) == eval(formula, dict(WIDTHS=WIDTHS, sum=sum))
+
+
+def test_it_trains_in_both_orders(ssf):
+    losses = {}
+    for order in ('sequential', 'stacked'):
+        model = tiny_model(plugins=plugins()).train()
+        model.backbone.task_order = order
+        losses[order] = sum(losses_of(model, batch()).values())
+        losses[order].backward()
+        assert all(p.grad is not None and p.grad.any() for p in model.backbone.adapter_parameters())
+    torch.testing.assert_close(losses['sequential'], losses['stacked'])

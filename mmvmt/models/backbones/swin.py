@@ -44,13 +44,14 @@ class _Fill(NamedTuple):
     tasks: tuple[str | None, ...]
     generated: tuple[Any, ...]
 
-    def adapt(self, inputs: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor | None]:
+    def adapt(self, inputs: Tensor, outputs: Tensor, batch_dim: int) -> tuple[Tensor, Tensor | None]:
         """Adapt the outputs; those of stacked tasks each with their own part of the method."""
-        if len(self.tasks) == 1:
+        count = len(self.tasks)
+        if count == 1:
             return self.method.adapt(self.site, inputs, outputs, self.tasks[0], self.generated[0])
-        parts = zip(inputs.chunk(len(self.tasks)), outputs.chunk(len(self.tasks)), self.tasks, self.generated)
+        parts = zip(inputs.chunk(count, batch_dim), outputs.chunk(count, batch_dim), self.tasks, self.generated)
         adapted = [self.method.adapt(self.site, i, o, task, generated)[0] for i, o, task, generated in parts]
-        return torch.cat(adapted), None
+        return torch.cat(adapted, batch_dim), None
 
     def tokens(self, carried: Tensor | None) -> tuple[Tensor, bool]:
         """Prompts of all tasks of the pass, ``(T, P, C)`` or ``(T * B, P, C)``."""
@@ -66,10 +67,17 @@ Fills = dict[str, list[_Fill]]
 """What fills the slots of one block, in one pass."""
 
 
-def _fill(fills: Fills, slot: str, inputs: Tensor, outputs: Tensor, tapped: list[Tensor] | None = None) -> Tensor:
+def _fill(
+    fills: Fills,
+    slot: str,
+    inputs: Tensor,
+    outputs: Tensor,
+    tapped: list[Tensor] | None = None,
+    batch_dim: int = 0,
+) -> Tensor:
     """Run the methods of a slot over a branch's or a layer's outputs."""
     for fill in fills.get(slot, ()):
-        outputs, tap = fill.adapt(inputs, outputs)
+        outputs, tap = fill.adapt(inputs, outputs, batch_dim)
         if tap is not None and tapped is not None:
             tapped.append(tap)
     return outputs
@@ -80,6 +88,96 @@ class _Prompts(NamedTuple):
 
     tokens: Tensor
     carry: bool
+
+
+class _PermuteRows(torch.autograd.Function):
+    """Rows in another order, each at most once: ``y[i] = x[there[i]]``, a row of zeros where ``there`` is ``len(x)``.
+
+    The gradient is the same with ``back``, so nothing is added up and nothing but indices is kept.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, there: Tensor, back: Tensor) -> Tensor:
+        ctx.save_for_backward(there, back)
+        return _take_rows(x, there, len(back))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        there, back = ctx.saved_tensors
+        return _take_rows(grad, back, len(there)), None, None
+
+
+def _take_rows(x: Tensor, index: Tensor, rows: int) -> Tensor:
+    """``x[index]`` for ``(M, C)``; with fewer than ``len(index)`` rows, the index ``len(x)`` is a row of zeros."""
+    if len(index) > rows:
+        x = F.pad(x, (0, 0, 0, 1))
+    return x.index_select(0, index)
+
+
+class _Windows(NamedTuple):
+    """Where the tokens of a batch stand among shifted windows.
+
+    The order is (window, image, token): windows with the same mask stand together, whatever the number of images.
+
+    Args:
+        count: Windows of an image.
+        to_windows: ``(count * B * N,)``, row of ``(B * H * W, C)`` for every place; ``B * H * W`` where it is padding.
+        to_tokens: ``(B * H * W,)``, the inverse.
+        kinds: What tells the groups of windows with one mask apart: 0 inside, 1 last column, 2 last row, 3 both.
+        groups: Number of windows of each kind.
+        masks: ``(1, 1, N, N)`` for each kind, or None where all tokens of a window are neighbours.
+    """
+
+    count: int
+    to_windows: Tensor
+    to_tokens: Tensor
+    kinds: tuple[int, ...]
+    groups: tuple[int, ...]
+    masks: tuple[Tensor | None, ...]
+
+
+def _windows(batch: int, hw: tuple[int, int], size: int, shift: int, device: torch.device) -> _Windows:
+    """Cut the padded and cyclically shifted map of every image into windows."""
+    height, width = hw
+    rows, columns = -(-height // size), -(-width // size)
+
+    def coordinates(windows: int) -> tuple[Tensor, Tensor]:
+        """For every place of a shifted axis where it comes from, and the region whose tokens are its neighbours."""
+        place = torch.arange(windows * size, device=device)
+        region = (
+            (place >= (windows - 1) * size).long() + (place >= windows * size - shift).long() if shift else 0 * place
+        )
+        return (place + shift) % (windows * size), region
+
+    (y, region_y), (x, region_x) = coordinates(rows), coordinates(columns)
+    inside = (y < height).unsqueeze(1) & (x < width).unsqueeze(0)
+    token = torch.where(inside, y.unsqueeze(1) * width + x.unsqueeze(0), -1)
+    region = region_y.unsqueeze(1) * 3 + region_x.unsqueeze(0)
+
+    def cut(grid: Tensor) -> Tensor:
+        return grid.view(rows, size, columns, size).transpose(1, 2).reshape(rows * columns, size * size)
+
+    token, region = cut(token), cut(region)
+    kinds, groups, masks = (0,), (rows * columns,), (None,)
+    if shift:
+        # Only windows of the last row and column hold regions that were no neighbours before the shift.
+        window = torch.arange(rows * columns, device=device)
+        kind = (window // columns == rows - 1).long() * 2 + (window % columns == columns - 1).long()
+        order = torch.argsort(kind, stable=True)
+        token, region, kind = token[order], region[order], kind[order].tolist()
+        kinds = tuple(k for k in range(4) if k in kind)
+        groups = tuple(kind.count(k) for k in kinds)
+        first = [region[kind.index(k)] for k in kinds]
+        masks = tuple(
+            torch.where(r.unsqueeze(0) == r.unsqueeze(1), 0.0, -100.0)[None, None] if k else None
+            for k, r in zip(kinds, first)
+        )
+    image = torch.arange(batch, device=device).view(1, batch, 1)
+    total = batch * height * width
+    to_windows = torch.where(token.unsqueeze(1) < 0, total, token.unsqueeze(1) + image * (height * width)).flatten()
+    place = torch.arange(len(to_windows), device=device)
+    to_tokens = to_windows.new_empty(total + 1).index_copy_(0, to_windows, place)[:total]
+    return _Windows(rows * columns, to_windows, to_tokens, kinds, groups, masks)
 
 
 class ShiftedWindowAttention(nn.Module):
@@ -94,81 +192,86 @@ class ShiftedWindowAttention(nn.Module):
         self.w_msa = attn.w_msa
         self.window_size = attn.window_size
         self.shift_size = attn.shift_size
-        self._mask_cache: tuple[tuple, Tensor] | None = None
+        self._windows_cache: tuple[tuple, _Windows] | None = None
+        self._mask_cache: tuple[tuple, tuple[Tensor, ...]] | None = None
 
     def forward(
         self, x: Tensor, hw: tuple[int, int], fills: Fills, prompts: _Prompts | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """``(B, H*W, C)`` to ``(B, H*W, C)``, and the prompts' ``(B, P, C)`` where they are carried on."""
-        w_msa, size, shift = self.w_msa, self.window_size, self.shift_size
-        (batch, _, width), (height, width_2d) = x.shape, hw
-        x = x.view(batch, height, width_2d, width)
-        pad_bottom, pad_right = -height % size, -width_2d % size
-        if pad_bottom or pad_right:
-            x = F.pad(x, (0, 0, 0, pad_right, 0, pad_bottom))
-        rows, columns = (height + pad_bottom) // size, (width_2d + pad_right) // size
-        if shift:
-            x = torch.roll(x, shifts=(-shift, -shift), dims=(1, 2))
-        x = x.view(batch, rows, size, columns, size, width).transpose(2, 3).reshape(-1, size * size, width)
+        w_msa, area = self.w_msa, self.window_size**2
+        batch, _, width = x.shape
+        windows = self.windows(batch, hw, x.device)
+        x = _PermuteRows.apply(x.flatten(0, 1), windows.to_windows, windows.to_tokens)
+        x = x.view(windows.count, batch, area, width)
 
-        q, k, v = self._qkv(x, fills)
-        count, carry = 0, False
+        qkv = self._qkv(x, fills).flatten(0, 1)
+        of_prompts, count, carry = None, 0, False
         if prompts is not None:
             count, carry = prompts.tokens.shape[1], prompts.carry
             # Prompts are projected once, not once per window.
-            of_prompts = self._qkv(prompts.tokens, fills)
-            q_p, k_p, v_p = (t.repeat_interleave(len(x) // len(t), 0) for t in of_prompts)
-            k, v = torch.cat((k_p, k), dim=2), torch.cat((v_p, v), dim=2)
-            if carry:
-                q = torch.cat((q_p, q), dim=2)
-        mask = self.attention_mask(batch, rows, columns, q.dtype, count, carry)
+            of_prompts = self._qkv(prompts.tokens.unsqueeze(0), fills).squeeze(0)
+            of_prompts = of_prompts.repeat_interleave(batch // len(of_prompts), 0)
+        masks = self.attention_masks(windows, qkv.dtype, count, carry)
         dropout = w_msa.attn_drop.p if self.training else 0.0
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=w_msa.scale)
-        out = out.transpose(1, 2).flatten(2)
+        outs = []
+        for part, mask in zip(qkv.split([group * batch for group in windows.groups]), masks):
+            q, k, v = part.permute(2, 0, 3, 1, 4)
+            if of_prompts is not None:
+                q_p, k_p, v_p = of_prompts.repeat(len(part) // batch, 1, 1, 1, 1).permute(2, 0, 3, 1, 4)
+                k, v = torch.cat((k_p, k), dim=2), torch.cat((v_p, v), dim=2)
+                q = torch.cat((q_p, q), dim=2) if carry else q
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=w_msa.scale)
+            outs.append(out.transpose(1, 2).flatten(2))
+        out = torch.cat(outs) if len(outs) > 1 else outs[0]
+        out = out.unflatten(0, (windows.count, batch))
         out_prompts = None
         if carry:
             # Every window has its own outputs for the prompts; what goes on is their mean.
-            of_windows, out = out[:, :count], out[:, count:]
-            out_prompts = self._proj(of_windows.unflatten(0, (batch, rows * columns)).mean(1), fills)
-        out = self._proj(out, fills)
-
-        out = out.view(batch, rows, columns, size, size, width).transpose(2, 3)
-        out = out.reshape(batch, rows * size, columns * size, width)
-        if shift:
-            out = torch.roll(out, shifts=(shift, shift), dims=(1, 2))
-        if pad_bottom or pad_right:
-            out = out[:, :height, :width_2d]
-        return out.reshape(batch, height * width_2d, width), out_prompts
+            of_windows, out = out[:, :, :count], out[:, :, count:]
+            out_prompts = self._proj(of_windows.mean(0, keepdim=True), fills).squeeze(0)
+        out = self._proj(out, fills).reshape(-1, width)
+        return _PermuteRows.apply(out, windows.to_tokens, windows.to_windows).view(batch, -1, width), out_prompts
 
     def _qkv(self, x: Tensor, fills: Fills) -> Tensor:
-        """``(B, N, C)`` to queries, keys and values, ``(3, B, heads, N, C / heads)``."""
-        qkv = _fill(fills, 'qkv', x, self.w_msa.qkv(x))
-        return qkv.view(*x.shape[:2], 3, self.w_msa.num_heads, -1).permute(2, 0, 3, 1, 4)
+        """``(windows, B, N, C)`` to queries, keys and values, ``(windows, B, N, 3, heads, C / heads)``."""
+        qkv = _fill(fills, 'qkv', x, self.w_msa.qkv(x), batch_dim=1)
+        return qkv.unflatten(-1, (3, self.w_msa.num_heads, -1))
 
     def _proj(self, x: Tensor, fills: Fills) -> Tensor:
-        """``(B, N, C)`` to ``(B, N, C)``."""
-        out = _fill(fills, 'proj', x, self.w_msa.proj(x))
+        """``(windows, B, N, C)`` to ``(windows, B, N, C)``."""
+        out = _fill(fills, 'proj', x, self.w_msa.proj(x), batch_dim=1)
         return self.w_msa.proj_drop(out) if self.w_msa.proj_drop.p else out
 
-    def attention_mask(
-        self, batch: int, rows: int, columns: int, dtype: torch.dtype, prompts: int = 0, carry: bool = False
-    ) -> Tensor:
+    def windows(self, batch: int, hw: tuple[int, int], device: torch.device) -> _Windows:
+        """The places of the tokens, kept for the last size."""
+        key = (batch, hw, device)
+        if torch.compiler.is_compiling() or self._windows_cache is None or self._windows_cache[0] != key:
+            with torch.inference_mode(False):
+                windows = _windows(batch, hw, self.window_size, self.shift_size, device)
+            if torch.compiler.is_compiling():
+                return windows
+            self._windows_cache = (key, windows)
+        return self._windows_cache[1]
+
+    def attention_masks(
+        self, windows: _Windows, dtype: torch.dtype, prompts: int = 0, carry: bool = False
+    ) -> tuple[Tensor, ...]:
         """Relative position bias plus the mask of shifted windows; zero for prompts, which stand at no position.
 
-        It is kept for the last size while nothing is trained through it. Loading the table renews it, and so does every
-        change between training and evaluation, which covers averaged weights that are swapped in for an evaluation.
+        They are kept for the last size while nothing is trained through them. Loading the table renews them, and so
+        does every change between training and evaluation, which covers averaged weights that are swapped in for an
+        evaluation.
 
         Args:
-            batch: Number of images B.
-            rows: Windows in a column of windows.
-            columns: Windows in a row of windows.
+            windows: The windows.
             dtype: Type of the queries.
             prompts: Number of prompts P in front of the keys.
             carry: Whether they stand in front of the queries too.
 
         Returns:
-            ``(1, heads, N, P + N)`` without shift, else ``(B * rows * columns, heads, N, P + N)``, with N = window
-            area; with ``carry`` P + N instead of the first N.
+            For every group of windows ``(1, heads, N, P + N)``, with N = window area; with ``carry`` P + N instead of
+            the first N. Their number depends neither on the number of images nor on that of windows.
         """
         table = self.w_msa.relative_position_bias_table
         # A table that stands in for the frozen one lives for one pass: its address says nothing of its values.
@@ -179,38 +282,26 @@ class ShiftedWindowAttention(nn.Module):
             cacheable = False
         key = None
         if cacheable:
-            sizes = (batch, rows, columns, dtype, prompts, carry)
-            key = (*sizes, table.device, table.data_ptr(), table._version)
+            key = (windows.kinds, dtype, prompts, carry, table.device, table.data_ptr(), table._version)
             if self._mask_cache is not None and self._mask_cache[0] == key:
                 return self._mask_cache[1]
         area = self.window_size**2
-        mask = table[self.w_msa.relative_position_index.view(-1)].view(area, area, -1).permute(2, 0, 1).unsqueeze(0)
-        if self.shift_size:
-            shifted = self._shift_mask(rows, columns, table.device)
-            mask = (mask + shifted.unsqueeze(1)).repeat(batch, 1, 1, 1)
-        if prompts:
-            mask = F.pad(mask, (prompts, 0, prompts if carry else 0, 0))
-        mask = mask.to(dtype).contiguous()
+        bias = table[self.w_msa.relative_position_index.view(-1)].view(area, area, -1).permute(2, 0, 1).unsqueeze(0)
+        masks = []
+        for shifted in windows.masks:
+            mask = bias if shifted is None else bias + shifted
+            if prompts:
+                mask = F.pad(mask, (prompts, 0, prompts if carry else 0, 0))
+            masks.append(mask.to(dtype).contiguous())
+        kept = tuple(masks)
         if cacheable:
-            self._mask_cache = (key, mask)
-        return mask
+            self._mask_cache = (key, kept)
+        return kept
 
     def train(self, mode: bool = True) -> ShiftedWindowAttention:
-        """Set the mode and forget the mask."""
+        """Set the mode and forget the masks."""
         self._mask_cache = None
         return super().train(mode)
-
-    def _shift_mask(self, rows: int, columns: int, device: torch.device) -> Tensor:
-        """``(rows * columns, N, N)``: -100 between tokens that were no neighbours before the cyclic shift, else 0."""
-        size, shift = self.window_size, self.shift_size
-
-        def regions(windows: int) -> Tensor:
-            position = torch.arange(windows * size, device=device)
-            return (position >= (windows - 1) * size).long() + (position >= windows * size - shift).long()
-
-        region = regions(rows).unsqueeze(1) * 3 + regions(columns).unsqueeze(0)
-        region = region.view(rows, size, columns, size).transpose(1, 2).reshape(-1, size * size)
-        return torch.where(region.unsqueeze(1) == region.unsqueeze(2), 0.0, -100.0)
 
 
 class SwinBlock(nn.Module):

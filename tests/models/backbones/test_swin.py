@@ -94,20 +94,47 @@ def test_the_encoder_runs_once_for_all_tasks():
     assert counts == [5, 5]
 
 
+def masks_of(attn, batch=2, hw=(8, 8), dtype=torch.float32, **prompts):
+    return attn.attention_masks(attn.windows(batch, hw, torch.device('cpu')), dtype, **prompts)
+
+
 def test_mask_cache_follows_loading_editing_size_and_dtype():
     swin = tiny_swin()
     attn = swin.stages[1].blocks[1].attn
-    first = attn.attention_mask(2, 2, 2, torch.float32)
-    assert attn.attention_mask(2, 2, 2, torch.float32) is first
-    assert attn.attention_mask(1, 2, 2, torch.float32).shape[0] == 4
-    assert attn.attention_mask(2, 2, 2, torch.bfloat16).dtype == torch.bfloat16
-    first = attn.attention_mask(2, 2, 2, torch.float32)
+    first = masks_of(attn)
+    assert masks_of(attn) is first
+    assert masks_of(attn, dtype=torch.bfloat16)[0].dtype == torch.bfloat16
+    assert masks_of(attn, prompts=3)[0].shape == (1, 2, 16, 19)
+    assert masks_of(attn, prompts=3, carry=True)[0].shape == (1, 2, 19, 19)
+    first = masks_of(attn)
     other = copy.deepcopy(swin)
     perturb(other, seed=3)
     swin.load_state_dict(other.state_dict())
-    renewed = attn.attention_mask(2, 2, 2, torch.float32)
-    assert not torch.equal(first, renewed)
-    torch.testing.assert_close(renewed, other.stages[1].blocks[1].attn.attention_mask(2, 2, 2, torch.float32))
+    renewed = masks_of(attn)
+    assert not any(torch.equal(a, b) for a, b in zip(first, renewed))
+    for a, b in zip(renewed, masks_of(other.stages[1].blocks[1].attn)):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize('batch, hw', [(1, (8, 8)), (5, (8, 8)), (2, (33, 61))])
+def test_masks_are_four_windows_large_whatever_the_batch_and_the_size(batch, hw):
+    swin = tiny_swin()
+    plain, shifted = (block.attn for block in swin.stages[1].blocks)
+    assert [mask.shape for mask in masks_of(plain, batch, hw)] == [(1, 2, 16, 16)]
+    assert [mask.shape for mask in masks_of(shifted, batch, hw)] == [(1, 2, 16, 16)] * 4
+
+
+@pytest.mark.parametrize('hw', [(8, 8), (9, 7), (3, 13), (4, 4), (1, 1)])
+@pytest.mark.parametrize('shifted', [0, 1])
+def test_every_token_stands_in_one_window(hw, shifted):
+    attn = tiny_swin().stages[1].blocks[shifted].attn
+    windows = attn.windows(3, hw, torch.device('cpu'))
+    tokens = 3 * hw[0] * hw[1]
+    assert torch.equal(windows.to_windows[windows.to_tokens], torch.arange(tokens))
+    padding = windows.to_windows == tokens
+    assert padding.sum() == len(windows.to_windows) - tokens
+    assert sum(windows.groups) == windows.count
+    assert len(windows.to_windows) == windows.count * 3 * 16
 
 
 def test_a_trained_bias_table_gets_its_gradient_after_an_evaluation():
@@ -253,7 +280,7 @@ def test_changing_the_mode_forgets_masks_of_weights_that_were_swapped():
     swin = tiny_swin(plugins=None)
     attn = swin.stages[0].blocks[0].attn
     with torch.no_grad():
-        before = attn.attention_mask(1, 1, 1, torch.float32)
+        (before,) = masks_of(attn, 1, (4, 4))
         attn.w_msa.relative_position_bias_table.data.add_(1)
         swin.eval()
-        torch.testing.assert_close(attn.attention_mask(1, 1, 1, torch.float32), before + 1)
+        torch.testing.assert_close(masks_of(attn, 1, (4, 4))[0], before + 1)

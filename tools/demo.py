@@ -4,34 +4,33 @@ encoder, train decoders only beside it, test both, and show what came out.
 Every stage is one of the commands that a user would type; finished stages are kept, so an interrupted demo goes on."""
 
 import argparse
-import hashlib
 import json
-import os
-import re
-import shlex
 import statistics
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
 from mmengine.config import Config
 from mmengine.fileio import dump, load
-from mmengine.registry import init_default_scope
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from mmvmt.apis import (
+    Stage,
+    Stages,
+    ValidationSamples,
+    count_command,
+    fingerprint,
+    main_figures,
+    schedule_options,
+    score_constant_predictor,
+    write_encoder,
+)
 from mmvmt.engine.provenance import run_record
-from mmvmt.evaluation.constant_predictor import constant_predictions
 from mmvmt.evaluation.evaluator import delta_m
-from mmvmt.models.checkpoint import read_checkpoint
-from mmvmt.registry import DATASETS, EVALUATOR
 from mmvmt.structures import TASKS
 from mmvmt.visualization import draw_multi_task
 
@@ -66,161 +65,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-@dataclass(frozen=True)
-class Stage:
-    """One command of the demo.
-
-    Args:
-        name: Name of its log and record.
-        title: What it does, for the progress display.
-        arguments: What follows ``python`` on the command line.
-        inputs: Hash of what the command reads besides, see :func:`fingerprint`.
-    """
-
-    name: str
-    title: str
-    arguments: list[str]
-    inputs: str = ''
-
-
-def fingerprint(config: str, *files: Path) -> str:
-    """Hash of a config with all that it inherits, and of some files."""
-    digest = hashlib.sha256(Config.fromfile(ROOT / config).pretty_text.encode())
-    for path in files:
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
-
-
-class Stages:
-    """Runs commands with progress bars; a command that finished before is not run again.
-
-    Args:
-        out: Folder for logs and records.
-        console: Where the progress goes.
-    """
-
-    def __init__(self, out: Path, console: Console) -> None:
-        self.folder = out / 'stages'
-        self.console = console
-
-    def run(self, *stages: Stage) -> list[float]:
-        """Run stages side by side, the cores shared evenly among them.
-
-        Returns:
-            Seconds of each.
-
-        Raises:
-            SystemExit: A command failed; its last lines are shown.
-        """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        waiting = [stage for stage in stages if self._record(stage) is None]
-        for stage in stages:
-            if stage not in waiting:
-                self.console.print(f'[green]done before[/] {stage.title}: {self._record(stage)["seconds"]:.0f} s')
-        for stage in waiting:
-            command = shlex.join(['python', *stage.arguments])
-            self.console.print(f'[dim]$ {command}[/]', highlight=False, soft_wrap=True)
-        if waiting:
-            threads = max(1, (os.cpu_count() or 1) // len(waiting))
-            columns = TextColumn('{task.description}'), BarColumn(), TextColumn('{task.fields[state]}')
-            bars = Progress(*columns, TimeElapsedColumn(), console=self.console)
-            with bars, ThreadPoolExecutor(len(waiting)) as pool:
-                codes = list(pool.map(lambda stage: self._run_one(stage, bars, threads), waiting))
-            for stage, code in zip(waiting, codes):
-                if code:
-                    self._fail(stage, code)
-        return [self._record(stage)['seconds'] for stage in stages]
-
-    def _record(self, stage: Stage) -> dict | None:
-        """What is known of a finished stage with these very arguments and inputs."""
-        path = self.folder / f'{stage.name}.json'
-        record = load(path) if path.is_file() else None
-        done = record and (record['arguments'], record['inputs']) == (stage.arguments, stage.inputs)
-        return record if done else None
-
-    def _run_one(self, stage: Stage, progress: Progress, threads: int) -> int:
-        bar = progress.add_task(stage.title, total=None, state='')
-        python_path = os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')])
-        start = time.monotonic()
-        with open(self.folder / f'{stage.name}.log', 'w', encoding='utf-8') as log:
-            process = subprocess.Popen(
-                [sys.executable, *stage.arguments],
-                cwd=ROOT,
-                env=os.environ | {'PYTHONPATH': python_path, 'OMP_NUM_THREADS': str(threads)},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-            for line in process.stdout:
-                log.write(line)
-                log.flush()
-                if match := re.search(r'(\w+)\)\s+\[\s*(\d+)/(\d+)\]', line):
-                    loss = re.search(r' loss: (\S+)', line)
-                    state = f'{match[1]} {match[2]}/{match[3]}' + (f', loss {loss[1]}' if loss else '')
-                    progress.update(bar, completed=int(match[2]), total=int(match[3]), state=state)
-            code = process.wait()
-        if code == 0:
-            progress.update(bar, completed=1, total=1, state='done')
-            seconds = time.monotonic() - start
-            dump(
-                dict(arguments=stage.arguments, inputs=stage.inputs, seconds=seconds),
-                self.folder / f'{stage.name}.json',
-            )
-        return code
-
-    def _fail(self, stage: Stage, code: int) -> None:
-        log = self.folder / f'{stage.name}.log'
-        tail = log.read_text(encoding='utf-8').splitlines()[-15:]
-        self.console.print(*tail, sep='\n', markup=False, highlight=False)
-        raise SystemExit(f'{stage.title} failed with exit code {code}; the whole log is in {log}')
-
-
-def write_encoder(work_dir: Path, target: Path) -> None:
-    """Keep only the encoder of a pretraining checkpoint."""
-    checkpoint = (work_dir / 'last_checkpoint').read_text().strip()
-    weights = read_checkpoint(checkpoint)['state_dict']
-    torch.save({k: v for k, v in weights.items() if k.startswith('backbone.')}, target)
-
-
-def schedule_options(iters: int | None) -> list[str]:
-    """Config options for another length of training, a tenth of it warm-up; none for the config's own length."""
-    if not iters:
-        return []
-    warm_up = max(1, iters // 10)
-    length = [f'train_cfg.max_iters={iters}', f'train_cfg.val_interval={iters}', f'param_scheduler.1.end={iters}']
-    return [*length, f'param_scheduler.0.end={warm_up}', f'param_scheduler.1.begin={warm_up}']
-
-
-def validation_samples(config: str, data_root: Path) -> list:
-    """The validation set as packed samples."""
-    init_default_scope('mmvmt')
-    cfg = Config.fromfile(ROOT / config)
-    dataset = DATASETS.build(cfg.val_dataloader.dataset | dict(data_root=str(data_root)))
-    return [dataset[index]['data_samples'] for index in range(len(dataset))]
-
-
-def score_constant_predictor(config: str, data_root: Path) -> dict[str, float]:
-    """Metrics of the best constant prediction per task."""
-    evaluator = EVALUATOR.build(Config.fromfile(ROOT / config).val_evaluator)
-    evaluator.dataset_meta = {}
-    predicted = constant_predictions(validation_samples(config, data_root))
-    for sample in predicted:
-        evaluator.process([sample])
-    return evaluator.evaluate(len(predicted))
-
-
-def main_figures(metrics: dict[str, float]) -> dict[str, float]:
-    """``{task: main figure}``."""
-    return {
-        name: metrics[f'{name}/{task.main_metric}']
-        for name, task in TASKS.items()
-        if f'{name}/{task.main_metric}' in metrics
-    }
-
-
 def count_parameters(config: str) -> dict[str, float]:
     """Parameter counts of a config, from the tool that prints them."""
-    command = [sys.executable, 'tools/analysis/count_params.py', config, '--json']
+    command = [sys.executable, *count_command(config)]
     output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     return json.loads(output.splitlines()[-1])
 
@@ -237,7 +84,7 @@ class Demo:
         self.args = args
         self.out = Path(args.out).resolve()
         self.console = console
-        self.stages = Stages(self.out, console)
+        self.stages = Stages(self.out, console, ROOT)
         self.scenes, self.objects = self.out / 'scenes', self.out / 'objects'
         self.encoder = self.out / 'encoder.pth'
 
@@ -253,7 +100,7 @@ class Demo:
         work_dir = self.out / 'pretrain'
         arguments = ['tools/train.py', PRETRAIN, '--data-root', str(self.objects), '--work-dir', str(work_dir)]
         options = ['--cfg-options', 'randomness.seed=0', *schedule_options(args.pretrain_iters)]
-        inputs = fingerprint(PRETRAIN, self.objects / 'synthetic.json')
+        inputs = fingerprint(ROOT / PRETRAIN, self.objects / 'synthetic.json')
         self.stages.run(Stage('pretrain', 'Pretraining a small Swin', [*arguments, *options], inputs))
         write_encoder(work_dir, self.encoder)
 
@@ -279,7 +126,7 @@ class Demo:
             options += [*schedule_options(iters), 'val_cfg=None', 'val_dataloader=None', 'val_evaluator=None']
             arguments = ['tools/train.py', config, *self._folders(work_dirs[method]), '--cfg-options', *options]
             title = f'{method}, seed {seed}' + (f', learning rate {rate:g}' if rate else '')
-            inputs = fingerprint(config, self.encoder, self.scenes / 'synthetic.json')
+            inputs = fingerprint(ROOT / config, self.encoder, self.scenes / 'synthetic.json')
             trainings.append(Stage(f'{name}_train', f'Training {title}', arguments, inputs))
         seconds = dict(zip(rates, self.stages.run(*trainings)))
 
@@ -369,7 +216,9 @@ def header(tasks: list[str]) -> list[str]:
 
 def draw(demo: Demo, runs: dict[str, list[dict]]) -> Path:
     """One picture: some validation images, truth, and the predictions of both methods."""
-    samples = [s for s in validation_samples(METHODS['VMT-Adapter'], demo.scenes) if (s.gt.human_parts != 255).any()]
+    samples = [
+        s for s in ValidationSamples(ROOT / METHODS['VMT-Adapter'], demo.scenes) if (s.gt.human_parts != 255).any()
+    ]
     sections = []
     for sample in samples[:: max(1, len(samples) // SHOWN)][:SHOWN]:
         image = cv2.cvtColor(cv2.imread(sample.img_path), cv2.COLOR_BGR2RGB)
@@ -408,7 +257,7 @@ def main(argv: list[str] | None = None) -> int:
     start = time.monotonic()
     demo = Demo(args, console)
     demo.prepare()
-    constant = main_figures(score_constant_predictor(METHODS['VMT-Adapter'], demo.scenes))
+    constant = main_figures(score_constant_predictor(ROOT / METHODS['VMT-Adapter'], demo.scenes))
     rates, sweep = demo.sweep(constant)
     by_seed = [demo.train_and_test(rates, seed, args.iters) for seed in range(args.seeds)]
     runs = {method: [run[method] for run in by_seed] for method in METHODS}

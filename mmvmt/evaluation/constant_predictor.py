@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -12,12 +12,12 @@ from torch import Tensor
 from mmvmt.structures import TASKS, MultiTaskDataSample
 
 
-def best_constant(task: str, labels: Sequence[Tensor]) -> Tensor:
+def best_constant(task: str, labels: Iterable[Tensor]) -> Tensor:
     """The best constant prediction for some labels.
 
     Args:
         task: Name of the task.
-        labels: Label maps ``(C, H, W)``, as in ``sample.gt``.
+        labels: Label maps ``(C, H, W)``, as in ``sample.gt``; iterated over once or twice.
 
     Returns:
         ``(C, 1, 1)``: the most frequent class; 1 for binary maps, since a lower value is empty at some threshold; the
@@ -43,18 +43,27 @@ def best_constant(task: str, labels: Sequence[Tensor]) -> Tensor:
     return (F.normalize(mean, dim=0) if kind == 'vectors' else mean).view(-1, 1, 1)
 
 
-def constant_predictions(samples: Sequence[MultiTaskDataSample]) -> list[MultiTaskDataSample]:
+def constant_predictions(samples: Sequence[MultiTaskDataSample]) -> Iterator[MultiTaskDataSample]:
     """Copies of samples whose ``pred`` is, for every task, the best constant over their own labels.
 
     Args:
-        samples: Samples with ``gt``.
+        samples: Samples with ``gt``. They are read one at a time and several times over, so the sequence may load each
+            when it is asked for.
     """
     tasks = samples[0].gt.keys()
-    constants = {task: best_constant(task, [sample.gt.get(task) for sample in samples]) for task in tasks}
-    predicted = []
+    constants = {task: best_constant(task, _Labels(samples, task)) for task in tasks}
     for sample in samples:
         twin = sample.clone()
         maps = {task: value.expand(-1, *sample.gt.shape).contiguous() for task, value in constants.items()}
         twin.pred = PixelData(**maps)
-        predicted.append(twin)
-    return predicted
+        yield twin
+
+
+class _Labels:
+    """The labels of one task, read anew in every iteration."""
+
+    def __init__(self, samples: Sequence[MultiTaskDataSample], task: str) -> None:
+        self._samples, self._task = samples, task
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (sample.gt.get(self._task) for sample in self._samples)

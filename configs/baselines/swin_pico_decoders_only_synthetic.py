@@ -1,0 +1,8 @@
+# A frozen encoder of the scaling experiment, only the heads learn.
+_base_ = [
+    '../_base_/models/swin_pico_mlp.py',
+    '../_base_/datasets/synthetic_mt.py',
+    '../_base_/schedules/schedule_synthetic.py',
+    '../_base_/synthetic_runtime.py',
+]
+model = dict(backbone=dict(plugins=[dict(cfg=dict(type='mmvmt.DecodersOnly'))]))

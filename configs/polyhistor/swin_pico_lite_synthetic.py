@@ -1,0 +1,19 @@
+# Polyhistor-Lite on the smaller encoder of the scaling experiment.
+_base_ = [
+    '../_base_/models/swin_pico_mlp.py',
+    '../_base_/datasets/synthetic_mt.py',
+    '../_base_/schedules/schedule_synthetic.py',
+    '../_base_/synthetic_runtime.py',
+]
+model = dict(
+    backbone=dict(
+        plugins=[
+            dict(
+                cfg=dict(
+                    type='mmvmt.PolyhistorLite', reduction=2, rank=8, embedding=32, hidden=64, code=32, unfreeze='norms'
+                ),
+                position='ffn',
+            )
+        ]
+    )
+)

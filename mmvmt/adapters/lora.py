@@ -156,7 +156,8 @@ class LoRA(Method):
         r"""Add :math:`\frac{\alpha}{r} B A` to the encoder's weights, and the offsets of a single task to its norms.
 
         Raises:
-            ValueError: Every one of several tasks has updates of its own, or the updates are merged already.
+            ValueError: Every one of several tasks has updates of its own, the updates are merged already, or the
+                encoder stores its weights in less than float32.
         """
         if self.per_task and len(self.tasks) > 1:
             raise ValueError(
@@ -165,6 +166,13 @@ class LoRA(Method):
             )
         if self.is_merged:
             raise ValueError('LoRA is merged already: call unmerge(encoder) first')
+        for site in self.sites:
+            dtype = encoder.layer_of(site).weight.dtype
+            if dtype not in (torch.float32, torch.float64):
+                raise ValueError(
+                    f'the encoder stores {site.key} as {dtype}, which would round the update away; build it with '
+                    f'frozen_dtype=None to merge'
+                )
         self._add_to(encoder, 1)
         self._set_merged(True)
 

@@ -25,6 +25,9 @@ from mmvmt.structures import check_tasks
 UNNAMED_TASK = 'default'
 """The one task of an encoder that was built without tasks."""
 
+FROZEN_DTYPES = {'bfloat16': torch.bfloat16, 'float16': torch.float16}
+"""Types in which frozen weights can be stored."""
+
 TASK_ORDERS = ('sequential', 'stacked')
 """How methods that depend on the task run the encoder: task after task, or all tasks along the batch."""
 
@@ -424,11 +427,15 @@ class AdaptedSwin(SwinTransformer):
             list of slots) to the method's own.
         task_order: For methods that run the encoder once per task: ``'sequential'``, one task after another, needs
             little memory; ``'stacked'``, all tasks along the batch, is fast on GPUs. Equal results.
+        frozen_dtype: ``'bfloat16'`` or ``'float16'``: the weights of frozen linear layers and convolutions are stored
+            in this type and the encoder runs in mixed precision with it, exactly as autocast would run it on float32
+            weights, in half the memory and without casting them in every step. Frozen biases, norms and position
+            tables, and all that trains, stay float32. None: everything is float32.
         **kwargs: Arguments of mmseg's ``SwinTransformer``.
 
     Raises:
-        ValueError: A plugin matches no slot, two plugins want to tap the same stage, ``frozen_stages`` is set too, or
-            ``task_order`` is unknown.
+        ValueError: A plugin matches no slot, two plugins want to tap the same stage, ``frozen_stages`` is set too,
+            ``task_order`` or ``frozen_dtype`` is unknown, or there are no plugins and so nothing is frozen.
     """
 
     def __init__(
@@ -437,12 +444,20 @@ class AdaptedSwin(SwinTransformer):
         tasks: Sequence[str] | None = None,
         plugins: Sequence[dict] | None = None,
         task_order: str = 'sequential',
+        frozen_dtype: str | None = None,
         **kwargs,
     ) -> None:
         super().__init__(**kwargs)
         if task_order not in TASK_ORDERS:
             raise ValueError(f'task_order must be one of {", ".join(TASK_ORDERS)}, got {task_order!r}')
         self.task_order = task_order
+        if frozen_dtype is not None and frozen_dtype not in FROZEN_DTYPES:
+            raise ValueError(f'frozen_dtype must be one of {", ".join(FROZEN_DTYPES)}, got {frozen_dtype!r}')
+        if frozen_dtype is not None and not plugins:
+            raise ValueError(
+                f'frozen_dtype={frozen_dtype!r} is for frozen weights, but without plugins nothing is frozen'
+            )
+        self.frozen_dtype = FROZEN_DTYPES.get(frozen_dtype)
         if plugins and self.frozen_stages >= 0:
             raise ValueError(
                 f'frozen_stages={self.frozen_stages} cannot be combined with plugins: what trains is what they declare'
@@ -464,6 +479,7 @@ class AdaptedSwin(SwinTransformer):
             adapter.attach(self)
         if self.plugins:
             self._freeze()
+        self._store_frozen(self.frozen_dtype)
 
     def _build_plugin(self, plugin: dict) -> Method:
         plugin = dict(plugin)
@@ -540,6 +556,15 @@ class AdaptedSwin(SwinTransformer):
         for parameter in self.parameters():
             parameter.requires_grad = id(parameter) in trainable
 
+    def _store_frozen(self, dtype: torch.dtype | None) -> None:
+        """Store the weights of frozen layers in another type."""
+        if dtype is None:
+            return
+        for part in (self.patch_embed, self.stages):
+            for module in part.modules():
+                if isinstance(module, (nn.Linear, nn.Conv2d)) and not module.weight.requires_grad:
+                    module.weight.data = module.weight.data.to(dtype)
+
     @property
     def per_task(self) -> bool:
         """Whether the encoder runs once per task."""
@@ -595,7 +620,10 @@ class AdaptedSwin(SwinTransformer):
             FileNotFoundError, ValueError: The checkpoint is missing, unreadable, or of another encoder.
         """
         if self.init_cfg is None:
+            # Random numbers are drawn in float32 and rounded once.
+            self._store_frozen(torch.float32 if self.frozen_dtype else None)
             super().init_weights()
+            self._store_frozen(self.frozen_dtype)
         else:
             load_encoder_checkpoint(self, self.init_cfg)
         for adapter in self.adapters:
@@ -611,6 +639,18 @@ class AdaptedSwin(SwinTransformer):
             Without tasks, mmseg's tuple of maps ``(B, C_i, H_i, W_i)``, normed; with tasks such a tuple for every
             task, not yet normed.
         """
+        if self.frozen_dtype is None:
+            return self._encode(x)
+        mixed_outside = torch.is_autocast_enabled(x.device.type)
+        with torch.autocast(x.device.type, dtype=self.frozen_dtype):
+            features = self._encode(x)
+        if mixed_outside:
+            return features
+        if self.tasks is None:
+            return tuple(feature.to(x.dtype) for feature in features)
+        return {task: tuple(feature.to(x.dtype) for feature in maps) for task, maps in features.items()}
+
+    def _encode(self, x: Tensor) -> tuple[Tensor, ...] | dict[str, tuple[Tensor, ...]]:
         tasks = self.tasks or (UNNAMED_TASK,)
         blocks = self.blocks()
         common = tuple(None if a.per_task else (a.generated(None),) for a in self.adapters)

@@ -1,5 +1,6 @@
 from .hooks import (
     AtomicCheckpointHook,
+    CompileHook,
     MethodRecordHook,
     MultiTaskVisualizationHook,
     RandomnessHook,
@@ -10,6 +11,7 @@ from .optimizers import CPUAmpOptimWrapper, PEFTOptimWrapperConstructor
 __all__ = [
     'AtomicCheckpointHook',
     'CPUAmpOptimWrapper',
+    'CompileHook',
     'MethodRecordHook',
     'MultiTaskVisualizationHook',
     'PEFTOptimWrapperConstructor',

@@ -1,4 +1,5 @@
 from .atomic_checkpoint_hook import AtomicCheckpointHook
+from .compile_hook import CompileHook
 from .method_record_hook import MethodRecordHook
 from .randomness_hook import RandomnessHook
 from .save_predictions_hook import SavePredictionsHook
@@ -6,6 +7,7 @@ from .visualization_hook import MultiTaskVisualizationHook
 
 __all__ = [
     'AtomicCheckpointHook',
+    'CompileHook',
     'MethodRecordHook',
     'MultiTaskVisualizationHook',
     'RandomnessHook',

@@ -164,17 +164,19 @@ def _windows(batch: int, hw: tuple[int, int], size: int, shift: int, device: tor
     kinds, groups, masks = (0,), (rows * columns,), (None,)
     if shift:
         # Only windows of the last row and column hold regions that were no neighbours before the shift.
-        window = torch.arange(rows * columns, device=device)
-        kind = (window // columns == rows - 1).long() * 2 + (window % columns == columns - 1).long()
-        order = torch.argsort(kind, stable=True)
-        token, region, kind = token[order], region[order], kind[order].tolist()
-        kinds = tuple(k for k in range(4) if k in kind)
-        groups = tuple(kind.count(k) for k in kinds)
-        first = [region[kind.index(k)] for k in kinds]
+        of_kind: dict[int, list[int]] = {kind: [] for kind in range(4)}
+        for row in range(rows):
+            for column in range(columns):
+                of_kind[2 * (row == rows - 1) + (column == columns - 1)].append(row * columns + column)
+        kinds = tuple(kind for kind, members in of_kind.items() if members)
+        groups = tuple(len(of_kind[kind]) for kind in kinds)
+        order = torch.tensor([window for kind in kinds for window in of_kind[kind]], device=device)
+        neighbours = [region[of_kind[kind][0]] for kind in kinds]
         masks = tuple(
-            torch.where(r.unsqueeze(0) == r.unsqueeze(1), 0.0, -100.0)[None, None] if k else None
-            for k, r in zip(kinds, first)
+            torch.where(r.unsqueeze(0) == r.unsqueeze(1), 0.0, -100.0)[None, None] if kind else None
+            for kind, r in zip(kinds, neighbours)
         )
+        token = token[order]
     image = torch.arange(batch, device=device).view(1, batch, 1)
     total = batch * height * width
     to_windows = torch.where(token.unsqueeze(1) < 0, total, token.unsqueeze(1) + image * (height * width)).flatten()

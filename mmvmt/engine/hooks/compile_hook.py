@@ -1,0 +1,44 @@
+"""Compile the network, and nothing around it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
+
+from mmvmt.registry import HOOKS
+
+
+@HOOKS.register_module()
+class CompileHook(Hook):
+    """Runs the model's ``encode_decode``, encoder and heads, through ``torch.compile``.
+
+    mmengine's own ``compile`` entry takes the whole training step, where data samples, the check for finite losses and
+    the optimizer break the graph. Weights, checkpoints and parameter names stay as they are.
+
+    Args:
+        **options: Arguments of ``torch.compile``, such as ``backend``, ``mode``, ``dynamic``.
+    """
+
+    # After hooks that copy the model, such as EMAHook, since a compiled function cannot be copied.
+    priority = 'LOWEST'
+
+    def __init__(self, **options: Any) -> None:
+        self.options = options
+
+    def before_run(self, runner: Any) -> None:
+        """Compile at first use.
+
+        Raises:
+            TypeError: The model has no ``encode_decode`` of its own.
+        """
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        if not hasattr(model, 'encode_decode'):
+            raise TypeError(
+                f'CompileHook compiles encode_decode of a MultiTaskEncoderDecoder, got {type(model).__name__}'
+            )
+        model.encode_decode = torch.compile(model.encode_decode, **self.options)
+        print_log('encoder and heads are compiled in their first iteration, which takes a while', logger='current')

@@ -142,7 +142,7 @@ class Preset:
 
 
 PRESETS = {
-    'synthetic': Preset((4e-3, 8e-3, 1.6e-2), iters=300, warm_up=0.1, batch_size=8, crop=96, log_interval=20),
+    'synthetic': Preset((5e-3, 1e-2, 2e-2), iters=800, warm_up=0.1, batch_size=8, crop=64, log_interval=40),
     # Length, warm-up and batch of configs/_base_; the rates lie around its rate.
     'pascal': Preset((2.5e-4, 5e-4, 1e-3), iters=40000, warm_up=1500 / 40000, batch_size=8, crop=None, log_interval=50),
 }

@@ -10,6 +10,7 @@ from mmengine.dataset import BaseDataset
 from mmvmt.registry import DATASETS
 from mmvmt.structures import HUMAN_PARTS_PALETTE, check_tasks, voc_palette
 
+from .cache import check_cache_dir
 from .formats import PART_GROUPS
 from .seeding import seeded_rng
 
@@ -55,7 +56,7 @@ class PASCALContextMT(BaseDataset):
         pascal-context/trainval/ID.mat    normals (where they are valid), edge
 
     A sample enters the pipeline with ``img_path``, ``img_id``, ``tasks``, ``label_paths`` (by task; for normals the
-    pair of both files) and ``sample_idx``.
+    pair of both files), ``cache_dir`` and ``sample_idx``.
 
     With ``human_parts`` as the only task, images without a labelled part are replaced by others while training
     (``drop_unlabelled``, see :class:`mmvmt.datasets.transforms.LoadMultiTaskAnnotations`); in test mode they stay, and
@@ -77,9 +78,13 @@ class PASCALContextMT(BaseDataset):
         serialize_data: Keep the list in one buffer, which worker processes share.
         lazy_init: Leave the folder alone until ``full_init()``.
         max_refetch: How many replacements of a dropped sample to try.
+        cache_dir: Folder outside of ``data_root`` where the label maps of ``.mat`` files are kept once they are
+            decoded, see :class:`mmvmt.datasets.cache.LabelCache`; data sets, workers and runs may share it. None:
+            decode them every time.
 
     Raises:
-        ValueError: The split or a task is unknown, or the list is empty or has an ID twice.
+        ValueError: The split or a task is unknown, the list is empty or has an ID twice, or ``cache_dir`` lies inside
+            ``data_root``.
         FileNotFoundError: The folder, the list, or a folder of an enabled task is missing.
     """
 
@@ -114,6 +119,7 @@ class PASCALContextMT(BaseDataset):
         serialize_data: bool = True,
         lazy_init: bool = False,
         max_refetch: int = 1000,
+        cache_dir: str | None = None,
     ) -> None:
         if split not in ('train', 'val'):
             raise ValueError(f"split must be 'train' or 'val', got {split!r}; for another list give ann_file")
@@ -121,6 +127,7 @@ class PASCALContextMT(BaseDataset):
             raise ValueError(f"PASCAL-Context has no labels for task 'depth'; it has {', '.join(self.TASKS)}")
         self.split = split
         self.tasks = check_tasks(tasks, self.TASKS)
+        self.cache_dir = None if cache_dir is None else check_cache_dir(cache_dir, str(data_root))
         super().__init__(
             ann_file=ann_file or f'ImageSets/Context/{split}.txt',
             metainfo={**(metainfo or {}), 'tasks': self.tasks},
@@ -182,6 +189,7 @@ class PASCALContextMT(BaseDataset):
                     'tasks': self.tasks,
                     'label_paths': paths,
                     'drop_unlabelled': drop_unlabelled,
+                    'cache_dir': self.cache_dir,
                 }
             )
         return samples

@@ -3,12 +3,13 @@ from .data_preprocessor import MultiTaskDataPreProcessor
 from .losses import L1PixelLoss, WeightedBCELoss
 from .multi_task_encoder_decoder import MultiTaskEncoderDecoder
 from .parameter_groups import GROUPS, parameter_groups
-from .task_heads import ClassesOutput, DepthOutput, MLPHead, ProbabilityOutput, UnitVectorOutput
+from .task_heads import ClassesOutput, DeformableHead, DepthOutput, MLPHead, ProbabilityOutput, UnitVectorOutput
 
 __all__ = [
     'GROUPS',
     'AdaptedSwin',
     'ClassesOutput',
+    'DeformableHead',
     'DepthOutput',
     'L1PixelLoss',
     'MLPHead',

@@ -62,6 +62,8 @@ def test_pipelines_evaluators_and_hooks_build(name):
     for loader in ('train_dataloader', 'val_dataloader'):
         for transform in cfg[loader].dataset.pipeline:
             TRANSFORMS.build(transform)
+        assert cfg[loader].num_workers > 0
+        assert cfg[loader].persistent_workers
     for hook in (*cfg.default_hooks.values(), *cfg.custom_hooks):
         HOOKS.build(hook)
     if 'metrics' in cfg.val_evaluator:
@@ -97,6 +99,7 @@ def test_pascal_configs_name_a_published_encoder(name):
     [
         ('vmt/swin_t_pascal.py', 1_119_120, 2_549_024),
         ('vmt/swin_t_lite_pascal.py', 399_904, 2_549_024),
+        ('vmt/swin_t_deformable_pascal.py', 1_119_120, 3_534_436),
         ('baselines/swin_t_decoders_only_pascal.py', 0, 2_549_024),
         ('baselines/swin_t_full_multitask_pascal.py', 0, 2_549_024),
     ],

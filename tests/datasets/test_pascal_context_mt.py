@@ -7,10 +7,11 @@ import pytest
 import torch
 from mmengine.registry import DATASETS
 from pascal_mt_folder import build_folder
+from PIL import Image
 from torch.utils.data import DataLoader
 
 import mmvmt  # noqa: F401  registers the scope
-from mmvmt.datasets import PASCALContextMT
+from mmvmt.datasets import PASCALContextMT, formats
 from mmvmt.datasets.samplers import SampleKey
 
 ALL = ('semseg', 'human_parts', 'saliency', 'normals', 'edge')
@@ -85,6 +86,56 @@ def test_nothing_is_written_into_the_folder(pascal_mt):
     for index in range(len(dataset)):
         dataset[index]
     assert snapshot(pascal_mt.root) == before
+
+
+def test_cached_samples_equal_decoded_ones_and_read_no_mat_file(pascal_mt, tmp_path, monkeypatch):
+    before = snapshot(pascal_mt.root)
+    options = dict(tasks=ALL, pipeline=TEST_PIPELINE, test_mode=True)
+    dataset = build(pascal_mt, **options)
+    decoded = [dataset[i] for i in range(3)]
+    first, second = (build(pascal_mt, cache_dir=str(tmp_path / 'cache'), **options) for _ in range(2))
+    assert all(equal(a, b) for a, b in zip(decoded, (first[i] for i in range(3)), strict=True))
+
+    def fail(path, variable):
+        raise AssertionError(f'{path} was decoded again')
+
+    monkeypatch.setattr(formats, '_read_mat', fail)
+    assert all(equal(a, b) for a, b in zip(decoded, (second[i] for i in range(3)), strict=True))
+    assert snapshot(pascal_mt.root) == before
+    assert not (tmp_path / 'cache/semseg').exists()
+
+
+def test_without_a_cache_nothing_is_kept(pascal_mt, tmp_path):
+    before = set(tmp_path.rglob('*'))
+    dataset = build(pascal_mt, tasks=ALL, pipeline=TEST_PIPELINE)
+    dataset[0]
+    assert dataset.cache_dir is None
+    assert set(tmp_path.rglob('*')) == before
+
+
+def test_workers_fill_one_cache(pascal_mt, tmp_path):
+    options = dict(tasks=ALL, pipeline=TEST_PIPELINE, test_mode=True)
+    dataset = build(pascal_mt, cache_dir=str(tmp_path / 'cache'), **options)
+    loader = DataLoader(dataset, batch_size=1, sampler=[0, 0, 1, 1, 2, 2], num_workers=2, collate_fn=list)
+    decoded = build(pascal_mt, **options)
+    for index, packed in enumerate(loader):
+        assert equal(packed[0], decoded[index // 2])
+    # Parts, context labels and edges of three images.
+    assert sorted(path.suffix for path in (tmp_path / 'cache').rglob('*.*')) == ['.npz'] * 9
+
+
+def test_a_cached_map_of_another_size_than_the_image_is_an_error(pascal_mt, tmp_path):
+    dataset = build(pascal_mt, tasks=['edge'], pipeline=TEST_PIPELINE, cache_dir=str(tmp_path / 'cache'))
+    dataset[0]
+    Image.new('RGB', (50, 30)).save(pascal_mt.path('image', pascal_mt.train[0]))
+    with pytest.raises(ValueError, match=r'size mismatch.*40 x 60.*30 x 50'):
+        dataset[0]
+
+
+@pytest.mark.parametrize('lazy_init', [True, False])
+def test_a_cache_inside_the_folder_is_refused(pascal_mt, lazy_init):
+    with pytest.raises(ValueError, match=r'cache_dir .* lies inside data_root'):
+        build(pascal_mt, cache_dir=str(pascal_mt.root / 'cache'), lazy_init=lazy_init)
 
 
 def test_start_up_touches_no_file_of_a_sample(pascal_mt, monkeypatch):

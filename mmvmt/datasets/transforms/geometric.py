@@ -119,18 +119,27 @@ class MultiTaskResize(BaseTransform):
     def transform(self, results: dict) -> dict:
         """Resize the sample."""
         height, width = results['img'].shape[:2]
+        new_height, new_width = self.target_size(height, width)
+        results['img'] = cv2.resize(results['img'], (new_width, new_height), interpolation=cv2.INTER_LINEAR)
+        for task in labelled_tasks(results):
+            results[task.gt_key] = resize_label(task, results[task.gt_key], new_width, new_height)
+        self.record(results, (height, width), (new_height, new_width))
+        return results
+
+    def target_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width that a picture of ``height`` x ``width`` pixels gets."""
         new_width, new_height = self.scale
         if self.keep_ratio:
             factor = min(max(self.scale) / max(height, width), min(self.scale) / min(height, width))
             new_width, new_height = (max(1, round(edge * factor)) for edge in (width, height))
-        results['img'] = cv2.resize(results['img'], (new_width, new_height), interpolation=cv2.INTER_LINEAR)
-        for task in labelled_tasks(results):
-            results[task.gt_key] = resize_label(task, results[task.gt_key], new_width, new_height)
-        results['img_shape'] = (new_height, new_width)
-        results['scale'] = (new_width, new_height)
-        results['scale_factor'] = (new_width / width, new_height / height)
+        return new_height, new_width
+
+    def record(self, results: dict, old: tuple[int, int], new: tuple[int, int]) -> None:
+        """Note in ``results`` that a picture of size ``old`` (height, width) has got the size ``new``."""
+        results['img_shape'] = new
+        results['scale'] = new[::-1]
+        results['scale_factor'] = (new[1] / old[1], new[0] / old[0])
         results['keep_ratio'] = self.keep_ratio
-        return results
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}(scale={self.scale}, keep_ratio={self.keep_ratio})'

@@ -1,4 +1,13 @@
+from .deformable import DeformableHead
 from .mlp import MLPHead
 from .outputs import ClassesOutput, DepthOutput, ProbabilityOutput, TaskOutput, UnitVectorOutput
 
-__all__ = ['ClassesOutput', 'DepthOutput', 'MLPHead', 'ProbabilityOutput', 'TaskOutput', 'UnitVectorOutput']
+__all__ = [
+    'ClassesOutput',
+    'DeformableHead',
+    'DepthOutput',
+    'MLPHead',
+    'ProbabilityOutput',
+    'TaskOutput',
+    'UnitVectorOutput',
+]

@@ -43,6 +43,27 @@ def test_context_labels_are_read_once_for_two_tasks(pascal_mt, monkeypatch):
     assert len(paths) == 1
 
 
+@pytest.mark.parametrize(
+    'tasks, files',
+    [
+        (('semseg',), ['semseg']),
+        (('human_parts',), ['human_parts']),
+        (('saliency',), ['saliency']),
+        (('normals',), ['normals', 'context']),
+        (('edge',), ['context']),
+        (('edge', 'saliency', 'normals'), ['context', 'saliency', 'normals']),
+        (ALL, ['semseg', 'human_parts', 'saliency', 'normals', 'context']),
+    ],
+)
+@pytest.mark.parametrize('cached', [False, True])
+def test_only_files_of_enabled_tasks_are_opened_and_each_once(pascal_mt, tmp_path, monkeypatch, tasks, files, cached):
+    read, opened = formats._read_bytes, []
+    monkeypatch.setattr(formats, '_read_bytes', lambda path: (opened.append(path), read(path))[1])
+    load(pascal_mt, tasks=tasks, cache_dir=str(tmp_path / 'cache') if cached else None)
+    img_id = pascal_mt.train[0]
+    assert sorted(opened) == sorted(str(pascal_mt.path(name, img_id)) for name in ('image', *files))
+
+
 def test_some_tasks_of_the_sample(pascal_mt):
     results = LoadMultiTaskImage().transform(info(pascal_mt))
     results = LoadMultiTaskAnnotations(tasks=['edge']).transform(results)
@@ -88,6 +109,98 @@ def test_truncated_image_is_named(pascal_mt):
     path.write_bytes(path.read_bytes()[:-30])
     with pytest.raises(ValueError, match=str(path)):
         load(pascal_mt)
+
+
+def blobs(path, width, height, centres, radius):
+    """A JPEG with a soft blob in each colour, at the given fractions of its width and height."""
+    x, y = np.arange(width) + 0.5, np.arange(height)[:, None] + 0.5
+    channels = [np.exp(-((x - c_x * width) ** 2 + (y - c_y * height) ** 2) / (2 * radius**2)) for c_x, c_y in centres]
+    Image.fromarray((255 * np.stack(channels, axis=2)).astype(np.uint8)).save(path, quality=100, subsampling=0)
+    return path
+
+
+@pytest.mark.parametrize('reduced_decoding', [True, False])
+@pytest.mark.parametrize(
+    'size, scale, reduction',
+    [
+        ((480, 320), (240, 160), 2),
+        ((481, 323), (200, 140), 2),
+        ((483, 321), (120, 80), 4),
+        ((321, 489), (40, 60), 8),
+        ((321, 489), (80, 30), 4),
+    ],
+)
+def test_reduced_decoding_keeps_every_point_where_it_was(tmp_path, size, scale, reduction, reduced_decoding):
+    centres = [(0.15, 0.2), (0.5, 0.8), (0.85, 0.8)]
+    path = blobs(str(tmp_path / 'picture.jpg'), *size, centres, radius=16)
+    image, shape, found = formats.read_reduced_image(path, lambda *_: scale[::-1])
+    assert (shape, found) == (size[::-1], reduction)
+    assert image.shape[:2] == tuple(-(-edge // reduction) for edge in shape)
+    results = LoadMultiTaskImage(scale, reduced_decoding=reduced_decoding).transform(dict(img_path=path))
+    assert results['img'].shape[1::-1] == scale
+    for (c_x, c_y), channel in zip(centres, (2, 1, 0), strict=True):
+        weight = np.clip(results['img'][..., channel].astype(float) - 10, 0, None)
+        at_x = (weight.sum(axis=0) * (np.arange(scale[0]) + 0.5)).sum() / weight.sum()
+        at_y = (weight.sum(axis=1) * (np.arange(scale[1]) + 0.5)).sum() / weight.sum()
+        assert (at_x, at_y) == pytest.approx((c_x * scale[0], c_y * scale[1]), abs=0.05)
+
+
+@pytest.mark.parametrize('scale, keep_ratio', [((30, 20), False), ((25, 31), True), (17, False)])
+@pytest.mark.parametrize('reduced_decoding', [True, False])
+def test_resizing_while_loading_equals_resizing_afterwards(pascal_mt, scale, keep_ratio, reduced_decoding):
+    expected = MultiTaskResize(scale, keep_ratio).transform(load(pascal_mt))
+    results = LoadMultiTaskImage(scale, keep_ratio, reduced_decoding).transform(info(pascal_mt))
+    original = LoadMultiTaskAnnotations().transform(dict(results))
+    results = LoadMultiTaskAnnotations(resize=True).transform(results)
+    assert set(results) == set(expected)
+    assert original['gt_semseg'].shape == results['ori_shape'] == (40, 60)
+    for key, value in expected.items():
+        if key.startswith('gt_'):
+            np.testing.assert_array_equal(results[key], value, err_msg=key)
+            assert results[key].dtype == value.dtype
+        elif key != 'img':
+            assert results[key] == value, key
+    tolerance = 12 if reduced_decoding else 0
+    np.testing.assert_allclose(results['img'].astype(int), expected['img'].astype(int), atol=tolerance)
+
+
+@pytest.mark.parametrize('scale, reduction', [(21, 1), (20, 2), (11, 2), (10, 4), (6, 4), (5, 8), (1, 8)])
+def test_the_reduction_leaves_at_least_the_target(tmp_path, scale, reduction):
+    path = tmp_path / 'picture.jpg'
+    Image.new('RGB', (60, 41)).save(path)
+    assert formats.read_reduced_image(str(path), lambda *_: (scale, scale))[2] == reduction
+
+
+@pytest.mark.parametrize('mode, extension, reduction', [('RGB', 'png', 1), ('L', 'jpg', 2), ('CMYK', 'jpg', 2)])
+def test_other_pictures_load_as_without_reduced_decoding(tmp_path, mode, extension, reduction):
+    path = str(tmp_path / f'picture.{extension}')
+    color = dict(RGB=(10, 90, 200), L=70, CMYK=(10, 90, 200, 30))[mode]
+    Image.new(mode, (61, 41), color).save(path)
+    assert formats.read_reduced_image(path, lambda *_: (20, 30))[2] == reduction
+    loaded = [LoadMultiTaskImage((30, 20), reduced_decoding=r).transform(dict(img_path=path)) for r in (True, False)]
+    np.testing.assert_allclose(loaded[0]['img'].astype(int), loaded[1]['img'].astype(int), atol=2)
+
+
+def test_reduced_decoding_refuses_truncated_and_missing_files(pascal_mt):
+    transform, path = LoadMultiTaskImage((15, 10), reduced_decoding=True), pascal_mt.path('image', pascal_mt.train[0])
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(ValueError, match=str(path)):
+        transform.transform(info(pascal_mt))
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=str(path)):
+        transform.transform(info(pascal_mt))
+
+
+@pytest.mark.parametrize('options', [dict(keep_ratio=True), dict(reduced_decoding=True)])
+def test_options_of_resizing_need_a_scale(options):
+    with pytest.raises(ValueError, match='give scale too'):
+        LoadMultiTaskImage(**options)
+
+
+def test_maps_follow_only_an_image_that_was_resized(pascal_mt):
+    results = LoadMultiTaskImage().transform(info(pascal_mt))
+    with pytest.raises(KeyError, match='give LoadMultiTaskImage a scale'):
+        LoadMultiTaskAnnotations(resize=True).transform(results)
 
 
 def test_unlabelled_samples_are_dropped_on_demand(pascal_mt):

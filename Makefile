@@ -1,6 +1,7 @@
 # Everything a person types. The work of `setup` is in tools/dev/setup_env.sh.
 #   PYTHON=python3.12   the interpreter of a new .venv
 #   PYTEST_ARGS='...'   more arguments for pytest
+#   TEST_JOBS=1         test processes side by side (default: one per core, at most 8)
 #   DEMO_ARGS='...'     more arguments for tools/demo.py
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
@@ -9,6 +10,7 @@ SHELL := /bin/bash
 VENV_PYTHON := .venv/bin/python
 PYTHON ?=
 PYTEST_ARGS ?=
+TEST_JOBS ?= $(shell cores=$$(nproc); echo $$((cores < 8 ? cores : 8)))
 DEMO_ARGS ?=
 export PYTHON
 
@@ -22,7 +24,7 @@ demo: setup ## render data, train, test and show four tasks on this machine
 	$(VENV_PYTHON) tools/demo.py $(DEMO_ARGS)
 
 test: setup ## run the whole test suite
-	$(VENV_PYTHON) -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -n $(TEST_JOBS) --dist loadfile $(PYTEST_ARGS)
 
 lint: setup ## check format and style
 	$(VENV_PYTHON) -m ruff format --check .

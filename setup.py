@@ -6,8 +6,8 @@ from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
-# What mmengine looks up under `mmvmt/.mim`: configs for `mmvmt::...`, tools for `mim train`, the index of models.
-MIM_ENTRIES = ('configs', 'tools', 'model-index.yml')
+# What mmengine looks up under `mmvmt/.mim`: configs for `mmvmt::...`, tools for `mim train`, demos, index of models.
+MIM_ENTRIES = ('configs', 'tools', 'demo', 'model-index.yml')
 
 
 def read_version():
@@ -64,7 +64,8 @@ setup(
     include_package_data=False,
     # Neither OpenMMLab distribution is named: both own the import names mmengine, mmcv, mmseg and mmpretrain, and the
     # one named here would overwrite the other in an existing environment. mmcv brings OpenCV.
-    install_requires=['matplotlib', 'numpy', 'pillow', 'rich', 'scikit-image', 'scipy', 'torch>=2.6'],
+    install_requires=['matplotlib', 'numpy', 'pillow', 'rich', 'safetensors', 'scikit-image', 'scipy', 'torch>=2.6'],
+    extras_require={'onnx': ['onnx', 'onnxscript', 'onnxruntime']},
     classifiers=[
         'Operating System :: POSIX :: Linux',
         'Programming Language :: Python :: 3',

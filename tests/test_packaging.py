@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-SHIPPED = ('mmvmt', 'configs', 'tools', 'requirements')
+SHIPPED = ('mmvmt', 'configs', 'tools', 'demo', 'requirements')
 # Import name of what the package may import although setup.py does not name it: both OpenMMLab distributions provide
 # the first four under different names, and mmcv brings OpenCV.
 PROVIDED = {'mmengine', 'mmcv', 'mmseg', 'mmpretrain', 'cv2'}
@@ -90,8 +90,11 @@ def test_metadata(metadata):
     assert metadata['Requires-Python'] == '>=3.10'
 
 
-def required_names(metadata):
-    return {re.match(r'[\w.-]+', line).group().lower() for line in metadata.get_all('Requires-Dist')}
+def required_names(metadata, extra=None):
+    """Names of what the package requires, or of what one of its extras requires besides."""
+    lines = [line.partition(';') for line in metadata.get_all('Requires-Dist')]
+    marker = '' if extra is None else f'extra == "{extra}"'
+    return {re.match(r'[\w.-]+', name).group().lower() for name, _, marked in lines if marked.strip() == marker}
 
 
 def test_requires_neither_openmmlab_distribution(metadata):
@@ -134,7 +137,8 @@ def test_ships_no_leftovers(content):
 
 def test_ships_configs_and_tools_for_mim(checkout, content, wheel):
     assert 'mmvmt/.mim/configs/probe/probe.py' in content
-    sources = files_under(checkout, 'configs', '*.py') + files_under(checkout, 'tools', '*.*')
+    sources = [path for folder in ('configs', 'demo') for path in files_under(checkout, folder, '*.py')]
+    sources += files_under(checkout, 'tools', '*.*')
     expected = {f'mmvmt/.mim/{path}' for path in sources if not path.startswith('tools/dev/')}
     assert expected | {'mmvmt/.mim/model-index.yml'} <= content
     with zipfile.ZipFile(wheel) as archive:
@@ -186,9 +190,10 @@ def test_editable_install_links_configs_and_tools(tmp_path):
     assert (mim / 'configs').readlink() == Path('../../configs')
     assert (mim / 'configs' / 'probe' / 'probe.py').is_file()
     assert (mim / 'tools').readlink() == Path('../../tools')
+    assert (mim / 'demo' / 'image_demo.py').is_file()
 
 
-REQUIREMENTS = ('requirements.txt', 'requirements/build.txt', 'requirements/dev.txt')
+REQUIREMENTS = ('requirements.txt', 'requirements/build.txt', 'requirements/dev.txt', 'requirements/optional.txt')
 
 
 def pins(name):
@@ -214,6 +219,7 @@ def test_every_requirement_is_pinned_and_justified():
 
 def test_everything_that_setup_py_requires_is_pinned(metadata):
     assert required_names(metadata) <= set(pins('requirements.txt'))
+    assert {'onnx', 'onnxruntime'} <= required_names(metadata, 'onnx') <= set(pins('requirements/optional.txt'))
 
 
 def test_setuptools_still_has_pkg_resources():

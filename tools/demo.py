@@ -5,6 +5,7 @@ Every stage is one of the commands that a user would type; finished stages are k
 
 import argparse
 import json
+import shlex
 import statistics
 import subprocess
 import sys
@@ -250,6 +251,21 @@ def read_prediction(folder: Path, task: str, img_id: str) -> np.ndarray:
     return array if TASKS[task].kind == 'classes' else array.astype(np.float32) / 255
 
 
+def next_commands(demo: Demo, runs: dict[str, list[dict]]) -> dict[str, str]:
+    """What one can do with the trained VMT-Adapter, by what it gives: commands that work as they are printed."""
+
+    def near(path: Path) -> str:
+        return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
+
+    work_dir = demo.out / Path(runs['VMT-Adapter'][0]['predictions']).parent
+    checkpoint = near(Path((work_dir / 'last_checkpoint').read_text().strip()))
+    first = (demo.scenes / 'ImageSets' / 'Context' / 'val.txt').read_text().split()[0]
+    image = near(demo.scenes / 'JPEGImages' / f'{first}.jpg')
+    python, config = near(Path(sys.executable)), METHODS['VMT-Adapter']
+    maps = [python, 'demo/image_demo.py', image, config, checkpoint, '--out', near(demo.out / 'image_demo')]
+    return {'the four maps of a picture': shlex.join(maps)}
+
+
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     # A table that is piped into a file needs more than the 80 columns that rich assumes.
@@ -285,6 +301,9 @@ def main(argv: list[str] | None = None) -> int:
     console.print(
         f'table    {demo.out / "results.md"}\nrecord   {demo.out / "results.json"}\npicture  {picture}', soft_wrap=True
     )
+    console.print('\nWhat to do with the trained model:')
+    for purpose, command in next_commands(demo, runs).items():
+        console.print(f'  {purpose}:\n    {command}', soft_wrap=True, markup=False, highlight=False)
     return 0
 
 

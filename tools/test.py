@@ -8,22 +8,25 @@ from mmengine.dist import is_main_process
 from mmengine.fileio import dump
 
 import mmvmt  # noqa: F401  makes the scope known before the config is read
+from mmvmt.engine.adapter_file import is_adapter_file, load_adapter
 from mmvmt.engine.provenance import run_record
 from mmvmt.engine.run_config import (
     add_run_arguments,
+    comes_without_encoder,
     finish_distributed,
     load_run_config,
     missing_inputs,
     set_launcher,
+    set_test_outputs,
 )
-from mmvmt.models.checkpoint import read_checkpoint
+from mmvmt.models.identity import ENCODER_REMEDY, load_pretrained
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('--out', help='folder for metrics.json and the predicted maps, in the formats of PASCAL_MT')
+    parser.add_argument('checkpoint', help='checkpoint file, or adapter file (.safetensors)')
+    parser.add_argument('--out', help='folder for metrics.json and the predicted maps, one folder per task')
     parser.add_argument('--show', action='store_true', help='show every picture in a window')
     parser.add_argument('--show-dir', help='folder for one labelled picture per image')
     parser.add_argument('--wait-time', type=float, default=2.0, help='seconds that --show waits at each picture')
@@ -34,28 +37,30 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     cfg = load_run_config(args)
-    cfg.load_from = args.checkpoint
-    if args.show or args.show_dir:
-        cfg.setdefault('default_hooks', {}).setdefault('visualization', dict(type='mmvmt.MultiTaskVisualizationHook'))
-        cfg.default_hooks.visualization.update(
-            draw=True, show=args.show, wait_time=args.wait_time, out_dir=args.show_dir, interval=1
-        )
-    if args.out:
-        cfg.setdefault('custom_hooks', []).append(dict(type='mmvmt.SavePredictionsHook', out_dir=args.out))
+    is_adapter = is_adapter_file(args.checkpoint)
+    cfg.load_from = None if is_adapter else args.checkpoint
+    set_test_outputs(cfg, args.out, args.show, args.show_dir, args.wait_time)
 
-    missing = missing_inputs(cfg, ('test_dataloader',), weights=False)
-    if not osp.isfile(args.checkpoint) and not args.checkpoint.startswith(('http://', 'https://')):
+    exists = osp.isfile(args.checkpoint) or args.checkpoint.startswith(('http://', 'https://'))
+    # mmengine's own loader falls back to executing what a file holds: this one refuses such a file.
+    needs_encoder = exists and comes_without_encoder(args.checkpoint)
+    missing = missing_inputs(cfg, ('test_dataloader',), weights=needs_encoder)
+    if not exists:
         missing.append(f'checkpoint: file {args.checkpoint!r} does not exist')
+    if needs_encoder and cfg.model.backbone.get('init_cfg') is None:
+        missing.append(f'encoder weights: {args.checkpoint!r} holds no frozen weights; {ENCODER_REMEDY}')
     if missing:
         print('Cannot test yet:', *(f'- {line}' for line in missing), sep='\n', file=sys.stderr)
         return 2
-    # mmengine's own loader falls back to executing what a file holds.
-    read_checkpoint(args.checkpoint)
     set_launcher(cfg, args.launcher)
 
     from mmengine.runner import Runner
 
     runner = Runner.from_cfg(cfg)
+    if needs_encoder:
+        load_pretrained(runner.model, f'{args.checkpoint!r}')
+    if is_adapter:
+        load_adapter(runner.model, args.checkpoint)
     metrics = runner.test()
     if args.out and is_main_process():
         record = run_record(seed=runner.seed) | dict(

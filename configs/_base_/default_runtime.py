@@ -21,4 +21,8 @@ default_hooks = dict(
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='mmvmt.MultiTaskVisualizationHook'),
 )
-custom_hooks = [dict(type='mmvmt.RandomnessHook'), dict(type='mmvmt.MethodRecordHook')]
+custom_hooks = [
+    dict(type='mmvmt.RandomnessHook'),
+    dict(type='mmvmt.MethodRecordHook'),
+    dict(type='mmvmt.AdapterCheckpointHook'),
+]

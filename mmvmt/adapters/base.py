@@ -10,6 +10,7 @@ parameters by name without adapters and output norms; ``layer_of(site)``, the li
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -68,6 +69,9 @@ class Method(nn.Module):
     per_task: bool = False
     """Whether the stream itself depends on the task, so that the encoder runs once per task."""
 
+    is_merged: bool = False
+    """Whether the method's effect is in the encoder's own weights at present, see :meth:`merge`."""
+
     def __init__(self, sites: Sequence[Site], tasks: Sequence[str]) -> None:
         super().__init__()
         self.sites = tuple(sites)
@@ -109,6 +113,78 @@ class Method(nn.Module):
         """Set the method's own parameters to their initial values; here the copies, to the frozen ones."""
         for parameter in self._offset_parameters():
             nn.init.zeros_(parameter)
+
+    def task_parts(self) -> Sequence[nn.ModuleDict | nn.ParameterDict]:
+        """What is there once per task: containers with an entry for every task, by its name.
+
+        Tasks can be added and removed where a method says this. Here: the copies, and nothing where no feature depends
+        on the task.
+
+        Raises:
+            ValueError: The method depends on the task and does not say which parts belong to one.
+        """
+        if hasattr(self, 'offsets'):
+            return (self.offsets,)
+        if self.per_task or type(self).tap is not Method.tap:
+            raise ValueError(
+                f'{type(self).__name__} does not say which of its parts belong to a task: define task_parts() to add, '
+                f'remove or train single tasks'
+            )
+        return ()
+
+    def task_parameters(self, task: str) -> list[nn.Parameter]:
+        """The parameters that belong to one task alone.
+
+        Raises:
+            ValueError: As in :meth:`task_parts`.
+        """
+        parts = [container[task] for container in self.task_parts()]
+        return [p for part in parts for p in (part.parameters() if isinstance(part, nn.Module) else (part,))]
+
+    def add_task(self, task: str) -> None:
+        """Make the parts of a further task, at their initial values; all other parts stay as they are.
+
+        Raises:
+            ValueError: The task is there already, the method is merged, or it does not say what belongs to a task.
+        """
+        if task in self.tasks:
+            raise ValueError(f'{type(self).__name__} has task {task!r} already')
+        if self.is_merged:
+            raise ValueError(f'{type(self).__name__} is merged and cannot get a task: call unmerge(encoder) first')
+        for container in self.task_parts():
+            container[task] = copy.deepcopy(container[self.tasks[0]])
+        self.tasks = (*self.tasks, task)
+        self._kept = None
+        self.reset_task(task)
+        for parameter in self.task_parameters(task):
+            parameter.grad = None
+            parameter.requires_grad = True
+
+    def remove_task(self, task: str) -> None:
+        """Drop the parts of a task.
+
+        Raises:
+            ValueError: There is no such task, it is the only one, or the method does not say what belongs to a task.
+        """
+        if task not in self.tasks:
+            raise ValueError(f'{type(self).__name__} has no task {task!r}; it has {", ".join(self.tasks)}')
+        if len(self.tasks) == 1:
+            raise ValueError(f'{task!r} is the only task of {type(self).__name__} and cannot be removed')
+        for container in self.task_parts():
+            del container[task]
+        self.tasks = tuple(name for name in self.tasks if name != task)
+        self._kept = None
+
+    def reset_task(self, task: str) -> None:
+        """Set the parts of one task to their initial values: modules by ``reset_parameters``, copies to zero."""
+        for container in self.task_parts():
+            if isinstance(container, nn.ModuleDict):
+                for module in container[task].modules():
+                    if callable(getattr(module, 'reset_parameters', None)):
+                        module.reset_parameters()
+        if hasattr(self, 'offsets'):
+            for offset in self.offsets[task].parameters():
+                nn.init.zeros_(offset)
 
     def substitutes(self, encoder: nn.Module, task: str) -> dict[str, Tensor]:
         """What stands in for parameters of the encoder in the pass of a task, by their names."""
@@ -182,16 +258,17 @@ class Method(nn.Module):
         """
         raise NotImplementedError(f'{type(self).__name__} fills the slot tokens but does not define tokens()')
 
-    def tap(self, stage: int, x: Tensor, tapped: Sequence[Tensor]) -> dict[str, Tensor] | None:
+    def tap(self, stage: int, x: Tensor, tapped: Sequence[Tensor], tasks: Sequence[str]) -> dict[str, Tensor] | None:
         """Features that leave a stage.
 
         Args:
             stage: Index of the stage.
             x: ``(B, H*W, C)``, the stage's output.
             tapped: What :meth:`adapt` handed out in this stage, in the blocks' order.
+            tasks: Tasks whose features are wanted, in this order.
 
         Returns:
-            ``(B, H*W, C)`` for every task, or None where every task gets ``x`` itself.
+            ``(B, H*W, C)`` for each of ``tasks``, or None where every task gets ``x`` itself.
         """
         return None
 

@@ -178,6 +178,9 @@ class BottleneckMethod(Method):
             if isinstance(module, Bottleneck):
                 module.reset_parameters()
 
+    def task_parts(self) -> Sequence[nn.ModuleDict]:
+        return (self.bottlenecks,) if self.per_task else ()
+
     def bottleneck(self, site: Site, task: str | None) -> Bottleneck:
         """The bottleneck of a site in the pass of a task; None: the one for all tasks."""
         return self.bottlenecks[SHARED if task is None else task][site.key]

@@ -310,6 +310,12 @@ class HypernetworkMethod(Method):
             if isinstance(module, Hypernetwork):
                 module.reset_parameters()
 
+    def task_parts(self) -> Sequence[nn.ParameterDict]:
+        return (self.task_embeddings,)
+
+    def reset_task(self, task: str) -> None:
+        nn.init.normal_(self.task_embeddings[task])
+
     def generate(self, task: str | None) -> dict[str, AdapterWeights]:
         """The adapters of a task by site.
 

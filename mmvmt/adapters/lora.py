@@ -113,7 +113,6 @@ class LoRA(Method):
                 for owner in (self.tasks if per_task else (SHARED,))
             }
         )
-        self.is_merged = False
         # Saved with the weights: those that hold the updates must not get them a second time when they are loaded.
         self.register_buffer('merged', torch.tensor(False))
 
@@ -129,6 +128,11 @@ class LoRA(Method):
         for module in self.modules():
             if isinstance(module, LowRankUpdate):
                 module.reset_parameters()
+
+    def task_parts(self) -> Sequence[nn.ModuleDict]:
+        if not self.per_task:
+            return ()
+        return (self.updates, self.offsets) if hasattr(self, 'offsets') else (self.updates,)
 
     def adapt(
         self, site: Site, inputs: Tensor, outputs: Tensor, task: str | None, generated: Any

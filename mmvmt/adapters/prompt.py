@@ -77,6 +77,9 @@ class VisualPromptTuning(Method):
             }
         )
 
+    def task_parts(self) -> Sequence[nn.ModuleDict]:
+        return (self.prompts,)
+
     def prompted_sites(self) -> Sequence[Site]:
         """The sites that have prompts of their own."""
         raise NotImplementedError(f'{type(self).__name__} does not define prompted_sites()')

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from mmvmt.registry import ADAPTERS
 
 from .base import Method, Site, bottleneck_width, build_activation, norm_parameters
+from .task_features import task_features
 
 
 class SharedBottleneck(nn.Module):
@@ -179,20 +180,20 @@ class VMTAdapter(Method):
             adapted = torch.addcmul(outputs, a, scale)
         return adapted, (a if site in self.tapped_sites.get(site.stage, ()) else None)
 
-    def tap(self, stage: int, x: Tensor, tapped: Sequence[Tensor]) -> dict[str, Tensor] | None:
+    def task_parts(self) -> Sequence[nn.ModuleDict]:
+        return tuple(self.extractions.values())
+
+    def tap(self, stage: int, x: Tensor, tapped: Sequence[Tensor], tasks: Sequence[str]) -> dict[str, Tensor] | None:
         sites = self.tapped_sites.get(stage)
         if sites is None:
             return None
-        features = {}
-        for task, extraction in self.extractions[f'stage{stage}'].items():
-            # s enters through the small (L, d) tables instead of through every token; only the sum of shifts matters.
-            scales = torch.stack([self._scale(site) * scale for site, scale in zip(sites, extraction.scale)])
-            shifts = sum(self._scale(site) * shift for site, shift in zip(sites, extraction.shift))
-            feature = x + shifts
-            for a, scale in zip(tapped, scales):
-                feature = torch.addcmul(feature, a, scale)
-            features[task] = feature
-        return features
+        extractions = [self.extractions[f'stage{stage}'][task] for task in tasks]
+        scales = torch.stack([extraction.scale for extraction in extractions])
+        shifts = torch.stack([extraction.shift for extraction in extractions])
+        # s enters through the small (T, L, d) tables instead of through every token; only the sum of shifts matters.
+        factor = torch.stack([self.scales[s.key] for s in sites]).unsqueeze(-1) if self.learned_scale else self.scale
+        features = task_features(x, factor * scales, (factor * shifts).sum(1), tapped)
+        return dict(zip(tasks, features))
 
     def encoder_parameters(self, encoder: nn.Module) -> Iterable[nn.Parameter]:
         return norm_parameters(encoder) if self.unfreeze == 'norms' else ()

@@ -12,11 +12,15 @@ from .experiments import (
     score_constant_predictor,
     write_encoder,
 )
+from .inferencer import ImagePrediction, MultiTaskInferencer, UnreadableImagesError
 
 __all__ = [
+    'ImagePrediction',
+    'MultiTaskInferencer',
     'Stage',
     'Stages',
     'TrainingLog',
+    'UnreadableImagesError',
     'ValidationSamples',
     'count_command',
     'duration',

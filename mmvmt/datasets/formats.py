@@ -240,6 +240,37 @@ def read_human_parts(path: str, shape: tuple[int, int]) -> np.ndarray:
     return np.ascontiguousarray(labels)
 
 
+def read_depth(path: str) -> np.ndarray:
+    """Read a depth map, in the format that MTI-Net's edition of NYUD-v2 has.
+
+    Args:
+        path: ``depth/ID.npy``.
+
+    Returns:
+        ``(H, W)`` float32 metres, 0 where unknown.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is damaged, or no map of finite metres from 0 on.
+    """
+    data = _read_bytes(path)
+    try:
+        depth = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+    except ValueError as error:
+        raise ValueError(
+            f'cannot read {path} ({len(data)} bytes) as a NumPy file: {error}; it is truncated or of another kind, '
+            'fetch that file again'
+        ) from error
+    if depth.ndim != 2 or depth.size == 0 or depth.dtype.kind != 'f':
+        raise ValueError(
+            f'{path} holds {depth.dtype} of shape {depth.shape}; expected a map of metres, floating-point numbers'
+        )
+    depth = depth.astype(np.float32)
+    if not np.isfinite(depth).all() or depth.min() < 0:
+        raise ValueError(f'{path} holds negative or infinite depths or NaN; metres are positive, 0 where unknown')
+    return depth
+
+
 def size_mismatch(path: str, got: tuple[int, ...], expected: tuple[int, ...], what: str = 'label map') -> str:
     """Message for a label that does not fit its image; both sizes are given as height x width."""
     return (

@@ -144,6 +144,12 @@ def _measure(report: FileReport, task: str, label: np.ndarray) -> None:
                 values = label[..., axis][known]
                 report.add_range(name, float(values.min()), float(values.max()))
         return
+    if kind == 'metric':
+        known = label[label > 0]
+        report.totals.update(pixels=label.size, known=known.size)
+        if known.size:
+            report.add_range('metres', float(known.min()), float(known.max()))
+        return
     counts = np.bincount(label.ravel(), minlength=256)
     report.classes.update({index: int(counts[index]) for index in np.flatnonzero(counts)})
     report.totals.update(labelled_images=int(counts[: TASKS[task].ignore].any()))

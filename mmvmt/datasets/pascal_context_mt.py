@@ -123,8 +123,10 @@ class PASCALContextMT(BaseDataset):
     ) -> None:
         if split not in ('train', 'val'):
             raise ValueError(f"split must be 'train' or 'val', got {split!r}; for another list give ann_file")
-        if not isinstance(tasks, str) and 'depth' in (tasks := tuple(tasks)):
-            raise ValueError(f"PASCAL-Context has no labels for task 'depth'; it has {', '.join(self.TASKS)}")
+        if not isinstance(tasks, str):
+            tasks = tuple(tasks)
+            if 'depth' in tasks and 'depth' not in self.TASKS:
+                raise ValueError(f"PASCAL-Context has no labels for task 'depth'; it has {', '.join(self.TASKS)}")
         self.split = split
         self.tasks = check_tasks(tasks, self.TASKS)
         self.cache_dir = None if cache_dir is None else check_cache_dir(cache_dir, str(data_root))
@@ -172,7 +174,7 @@ class PASCALContextMT(BaseDataset):
             )
         images = self._folder('the images', 'JPEGImages')
         folders = {task: self._folder(f'task {task!r}', *self.FOLDERS[task]) for task in self.tasks}
-        extensions = {'human_parts': '.mat', 'edge': '.mat'}
+        extensions = {'human_parts': '.mat', 'edge': '.mat', 'depth': '.npy'}
         if 'normals' in self.tasks:
             context = self._folder("where normals are valid (task 'normals')", CONTEXT_FOLDER)
         drop_unlabelled = self.tasks == ('human_parts',) and not self.test_mode

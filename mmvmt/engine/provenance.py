@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from collections.abc import Iterable
 from importlib import import_module
 from typing import Any
 
@@ -35,16 +36,21 @@ def hardware() -> dict[str, Any]:
     )
 
 
+def package_versions(packages: Iterable[str] = _PACKAGES) -> dict[str, str]:
+    """Versions of Python, mmvmt and the packages that a result depends on, by import name."""
+    versions = {name: import_module(name).__version__ for name in packages}
+    return dict(python=platform.python_version(), mmvmt=__version__, **versions)
+
+
 def run_record(seed: int | None = None) -> dict[str, Any]:
     """Command, seed, versions and hardware of this process, for a result file.
 
     Args:
         seed: Seed of the run.
     """
-    versions = {name: import_module(name).__version__ for name in _PACKAGES}
     return dict(
         command=' '.join([os.path.basename(sys.executable), *sys.argv]),
         seed=seed,
-        versions=dict(python=platform.python_version(), mmvmt=__version__, **versions),
+        versions=package_versions(),
         hardware=hardware(),
     )

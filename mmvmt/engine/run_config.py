@@ -14,6 +14,9 @@ from mmengine.logging import print_log
 from mmengine.runner import find_latest_checkpoint
 
 from mmvmt.models.checkpoint import read_checkpoint
+from mmvmt.models.identity import ENCODER_REMEDY, lacks_encoder
+
+from .adapter_file import is_adapter_file
 
 _DATALOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
@@ -48,7 +51,7 @@ def load_run_config(args: argparse.Namespace) -> Config:
     elif cfg.get('work_dir') is None:
         cfg.work_dir = osp.join('work_dirs', osp.splitext(osp.basename(args.config))[0])
     if args.compile:
-        cfg.setdefault('custom_hooks', []).append(dict(type='mmvmt.CompileHook'))
+        _add_hook(cfg, dict(type='mmvmt.CompileHook'))
     return cfg
 
 
@@ -81,6 +84,61 @@ def set_data_root(cfg: Config, data_root: str) -> None:
         dataset['data_root'] = data_root
 
 
+def set_test_outputs(
+    cfg: Config, out: str | None = None, show: bool = False, show_dir: str | None = None, wait_time: float = 2.0
+) -> None:
+    """Let a test write maps and pictures: by our hooks for several tasks, by mmsegmentation's own for its models.
+
+    Args:
+        cfg: The config.
+        out: Folder for the predicted maps, in a folder per task; a segmentor of mmsegmentation has one, ``semseg``.
+        show: Whether every picture is shown in a window.
+        show_dir: Folder for the pictures.
+        wait_time: Seconds that ``show`` waits at each picture.
+    """
+    several = _has_several_tasks(cfg)
+    if show or show_dir:
+        kind = 'mmvmt.MultiTaskVisualizationHook' if several else 'mmseg.SegVisualizationHook'
+        hooks = dict(cfg.get('default_hooks') or {})
+        hook = dict(hooks.get('visualization') or dict(type=kind))
+        hook.update(draw=True, show=show, wait_time=wait_time, interval=1)
+        if several:
+            hook['out_dir'] = show_dir
+        elif show_dir:
+            cfg.visualizer.save_dir = show_dir
+        cfg.default_hooks = dict(hooks, visualization=hook)
+    if out and several:
+        _add_hook(cfg, dict(type='mmvmt.SavePredictionsHook', out_dir=out))
+    elif out:
+        metrics = _metric_cfgs(cfg.test_evaluator)
+        writers = [metric for metric in metrics if _type_name(metric) == 'IoUMetric']
+        for metric in writers:
+            metric['output_dir'] = osp.join(out, 'semseg')
+        if not writers:
+            names = ', '.join(map(_type_name, metrics))
+            print_log(f'no predicted maps are written: test_evaluator has no IoUMetric, but {names}', logger='current')
+
+
+def _add_hook(cfg: Config, hook: dict[str, Any]) -> None:
+    # What a config's setdefault() returns is not what it keeps.
+    cfg.custom_hooks = [*(cfg.get('custom_hooks') or ()), hook]
+
+
+def _type_name(cfg: dict[str, Any]) -> str:
+    kind = cfg.get('type', '')
+    return kind.rpartition('.')[2] if isinstance(kind, str) else kind.__name__
+
+
+def _has_several_tasks(cfg: Config) -> bool:
+    return _type_name(cfg.get('model', {})) == 'MultiTaskEncoderDecoder'
+
+
+def _metric_cfgs(evaluator: dict[str, Any] | list[dict[str, Any]]) -> list[dict[str, Any]]:
+    if isinstance(evaluator, dict):
+        evaluator = evaluator.get('metrics', [evaluator])
+    return [evaluator] if isinstance(evaluator, dict) else list(evaluator)
+
+
 def set_amp(cfg: Config) -> None:
     """Train in mixed precision: mmengine's ``AmpOptimWrapper`` on a GPU, autocast to bfloat16 on the CPU.
 
@@ -109,7 +167,7 @@ def set_launcher(cfg: Config, launcher: str) -> None:
         raise ValueError(f'--launcher {launcher} needs GPUs; on CPUs use torchrun with --launcher pytorch')
     if not torch.distributed.is_initialized():
         torch.distributed.init_process_group('gloo')
-    cfg.setdefault('env_cfg', {}).setdefault('dist_cfg', {})['backend'] = 'gloo'
+    cfg.merge_from_dict({'env_cfg.dist_cfg.backend': 'gloo'})
     cfg.setdefault(
         'model_wrapper_cfg', dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False)
     )
@@ -126,18 +184,48 @@ def finish_distributed() -> None:
 
 
 def set_resume(cfg: Config) -> None:
-    """Go on from the latest checkpoint of the work dir, if there is one; it holds the encoder's weights too.
+    """Go on from the latest checkpoint of the work dir, if there is one.
+
+    Where it holds the encoder's weights, as by default, those of ``init_cfg`` are not asked for.
 
     Raises:
-        ValueError: The checkpoint is unreadable, or holds code that loading would execute.
+        ValueError: The checkpoint is unreadable, holds code that loading would execute, or holds no encoder and
+            ``init_cfg`` names none.
     """
     cfg.resume = True
     latest = cfg.get('load_from') or find_latest_checkpoint(cfg.work_dir)
     if latest is not None:
         # mmengine's own loader falls back to executing what a file holds.
-        read_checkpoint(latest)
+        if lacks_encoder(read_checkpoint(latest)):
+            if _encoder_init_cfg(cfg) is None:
+                raise ValueError(
+                    f'checkpoint {latest!r} holds no frozen weights, and model.backbone.init_cfg is None; '
+                    f'{ENCODER_REMEDY}'
+                )
+            return
+        if (cfg.get('default_hooks', {}).get('checkpoint') or {}).get('save_frozen') is False:
+            return
         if cfg.model.get('backbone', {}).get('init_cfg') is not None:
             cfg.model.backbone.init_cfg = None
+        if cfg.model.get('pretrained') is not None:
+            cfg.model.pretrained = None
+
+
+def _encoder_init_cfg(cfg: Config) -> dict[str, Any] | None:
+    return cfg.get('model', {}).get('backbone', {}).get('init_cfg')
+
+
+def comes_without_encoder(path: str) -> bool:
+    """Whether a file of weights holds no frozen weights: an adapter file, or a checkpoint that left them out.
+
+    Args:
+        path: Local path or URL.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is unreadable, or holds code that loading would execute.
+    """
+    return is_adapter_file(path) or lacks_encoder(read_checkpoint(path))
 
 
 def missing_inputs(cfg: Config, dataloaders: tuple[str, ...], weights: bool) -> list[str]:
@@ -154,11 +242,14 @@ def missing_inputs(cfg: Config, dataloaders: tuple[str, ...], weights: bool) -> 
     missing = []
     roots = {dataset['data_root'] for dataset in dataset_cfgs(cfg, dataloaders)}
     for root in sorted(root for root in roots if not osp.isdir(root)):
-        missing.append(
-            f'data: folder {root!r} does not exist. Pass --data-root DIR with the PASCAL_MT layout, or render one with '
-            f'python tools/dataset/make_synthetic.py {root} --train 400 --val 100'
-        )
-    init_cfg = cfg.get('model', {}).get('backbone', {}).get('init_cfg') if weights else None
+        layout = ''
+        if _has_several_tasks(cfg):
+            layout = (
+                f' with the PASCAL_MT layout, or render one with python tools/dataset/make_synthetic.py {root} '
+                f'--train 400 --val 100'
+            )
+        missing.append(f'data: folder {root!r} does not exist. Pass --data-root DIR{layout}')
+    init_cfg = _encoder_init_cfg(cfg) if weights else None
     if init_cfg and isinstance(init_cfg.get('checkpoint'), str):
         source = init_cfg['checkpoint']
         remedy = (

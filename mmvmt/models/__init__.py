@@ -1,3 +1,8 @@
+from mmvmt.compat import operators
+
+# ruff: noqa: E402  mmseg imports the operators unguarded: what explains their absence has to come first
+operators('mmseg.models')
+
 from .backbones import AdaptedSwin
 from .data_preprocessor import MultiTaskDataPreProcessor
 from .losses import L1PixelLoss, WeightedBCELoss

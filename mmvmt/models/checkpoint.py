@@ -14,7 +14,11 @@ import torch
 import torch.nn.functional as F
 from mmengine.logging import print_log
 from mmengine.logging.history_buffer import HistoryBuffer
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from .swin_layouts import layout_of, to_mmseg_layout, without_prefix
 
 
 def _history_buffer_attribute(owner: Any, name: str) -> Any:
@@ -43,7 +47,7 @@ def read_checkpoint(source: str) -> dict[str, Any]:
     """Read a checkpoint from a path or URL; nothing in it is executed.
 
     Args:
-        source: Local path, or http(s) URL (downloaded once into torch.hub's cache).
+        source: Local path (a ``.safetensors`` file too), or http(s) URL (downloaded once into torch.hub's cache).
 
     Raises:
         FileNotFoundError: There is no such file, or the URL cannot be reached.
@@ -51,6 +55,8 @@ def read_checkpoint(source: str) -> dict[str, Any]:
     """
     remedy = 'name a local file with --cfg-options model.backbone.init_cfg.checkpoint=PATH'
     try:
+        if source.endswith('.safetensors') and not source.startswith(('http://', 'https://')):
+            return load_file(osp.expanduser(source))
         with torch.serialization.safe_globals(_safe_globals()):
             if source.startswith(('http://', 'https://')):
                 return torch.hub.load_state_dict_from_url(source, map_location='cpu', weights_only=True)
@@ -59,7 +65,7 @@ def read_checkpoint(source: str) -> dict[str, Any]:
         raise FileNotFoundError(f'checkpoint {source!r} does not exist; {remedy}') from None
     except (URLError, ConnectionError, TimeoutError) as error:
         raise FileNotFoundError(f'checkpoint {source} could not be downloaded ({error}); {remedy}') from error
-    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+    except (pickle.UnpicklingError, EOFError, RuntimeError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
             f'checkpoint {source!r} is not a readable file of weights (truncated, of another kind, or holding code '
@@ -90,8 +96,9 @@ def _resize_bias_table(table: Tensor, rows: int) -> Tensor:
 def load_encoder_checkpoint(encoder: nn.Module, init_cfg: Mapping[str, Any]) -> None:
     """Load encoder weights and make sure that every one of them was there.
 
-    Weights of heads and adapters in the file are left out; output norms, which no pretrained encoder has, are loaded if
-    both sides have them. A bias table of another window size is interpolated.
+    Key names may be those of mmseg, mmpretrain, Microsoft's release or timm. Weights of heads and adapters in the file
+    are left out; output norms, of which a classifier has one at most, are loaded if both sides have them. A bias table
+    of another window size is interpolated.
 
     Args:
         encoder: An ``AdaptedSwin``.
@@ -107,9 +114,14 @@ def load_encoder_checkpoint(encoder: nn.Module, init_cfg: Mapping[str, Any]) -> 
             f'init_cfg of {type(encoder).__name__} must be dict(type="Pretrained", checkpoint=PATH_OR_URL) or None, '
             f'got {dict(init_cfg)!r}'
         )
-    weights = state_dict_of(read_checkpoint(source))
-    if any(name.startswith('backbone.') for name in weights):
-        weights = {n.removeprefix('backbone.'): w for n, w in weights.items() if n.startswith('backbone.')}
+    weights = without_prefix(state_dict_of(read_checkpoint(source)))
+    layout = layout_of(weights)
+    if layout != 'mmseg':
+        try:
+            weights = to_mmseg_layout(weights)
+        except ValueError as error:
+            raise ValueError(f'checkpoint {source!r} cannot be loaded: {error}') from None
+        print_log(f'{source} has the key names of {layout}; they are read as those of mmseg', logger='current')
 
     left_out = re.compile(r'adapters\.|norm\d+\.|.*relative_position_index$')
     own = {name: value for name, value in encoder.state_dict().items() if not left_out.match(name)}
@@ -124,7 +136,7 @@ def load_encoder_checkpoint(encoder: nn.Module, init_cfg: Mapping[str, Any]) -> 
         raise ValueError(
             f'checkpoint {source!r} is not of this encoder: {len(missing)} of its {len(own)} weights are missing, '
             f'e.g. {missing[0]!r} (the file has e.g. {next(iter(weights), "nothing")!r}); '
-            f'mmseg key names are expected'
+            f'key names of mmseg, mmpretrain, Microsoft or timm are expected'
         )
     for name, value in own.items():
         if weights[name].shape != value.shape:

@@ -27,14 +27,15 @@ class MultiTaskEncoderDecoder(BaseModel):
         heads: ``{task: config of its head}``, in the order of the tasks. ``in_channels`` defaults to the encoder's
             widths.
         data_preprocessor: Config of the data preprocessor.
-        train_cfg: Unused, kept for mmseg's calling convention.
+        train_cfg: ``tasks``, the tasks that train, see :meth:`set_trained_tasks`; None: all.
         test_cfg: ``mode='whole'``, or ``mode='slide'`` with ``crop_size`` and ``stride`` as (height, width);
             ``resolution='original'`` resizes predictions to the image before the pipeline, ``'input'`` leaves them at
             the size that entered the model.
         init_cfg: As in mmengine.
 
     Raises:
-        ValueError: A task is unknown, a head does not fit its task's kind of map, or ``test_cfg`` is wrong.
+        ValueError: A task is unknown, a head does not fit its task's kind of map, or ``train_cfg`` or ``test_cfg`` is
+            wrong.
     """
 
     def __init__(
@@ -54,17 +55,78 @@ class MultiTaskEncoderDecoder(BaseModel):
         self.backbone = MODELS.build(backbone)
         self.heads = ModuleDict()
         for task, head in heads.items():
-            head = dict(head)
-            head.setdefault('in_channels', [self.backbone.num_features[i] for i in self.backbone.out_indices])
-            self.heads[task] = MODELS.build(head)
-            kind = self.heads[task].output.kind
-            if kind != TASKS[task].kind:
-                raise ValueError(
-                    f'the head of task {task!r} puts out {kind!r} maps, but the task has {TASKS[task].kind!r} maps; '
-                    f'change heads.{task}.output.type'
-                )
+            self.heads[task] = self.build_head(task, head)
         self.train_cfg = train_cfg
         self.test_cfg = self._checked_test_cfg(test_cfg)
+        self.active_tasks = self.trained_tasks = self.tasks
+        unknown = sorted(set(train_cfg or {}) - {'tasks'})
+        if unknown:
+            raise ValueError(f'train_cfg has unknown keys {unknown}; known: tasks')
+        if train_cfg and train_cfg.get('tasks') is not None:
+            self.set_trained_tasks(train_cfg['tasks'])
+
+    def build_head(self, task: str, cfg: dict[str, Any]) -> nn.Module:
+        """Build the head of a task, which the model does not take over yet.
+
+        Args:
+            task: The task.
+            cfg: Config of the head; ``in_channels`` defaults to the encoder's widths.
+
+        Raises:
+            ValueError: The head does not fit the task's kind of map.
+        """
+        cfg = dict(cfg)
+        cfg.setdefault('in_channels', [self.backbone.num_features[i] for i in self.backbone.out_indices])
+        head = MODELS.build(cfg)
+        kind = head.output.kind
+        if kind != TASKS[task].kind:
+            raise ValueError(
+                f'the head of task {task!r} puts out {kind!r} maps, but the task has {TASKS[task].kind!r} maps; '
+                f'change heads.{task}.output.type'
+            )
+        return head
+
+    def set_active_tasks(self, tasks: Sequence[str] | None = None) -> None:
+        """Compute only some tasks in ``predict`` and ``tensor`` mode: their features and their heads.
+
+        Args:
+            tasks: Names of tasks; None: all.
+
+        Raises:
+            ValueError: A task is none of this model's, is listed twice, or the list is empty.
+        """
+        chosen = self.tasks if tasks is None else check_tasks(tasks, self.tasks)
+        self.active_tasks = tuple(task for task in self.tasks if task in chosen)
+
+    def set_trained_tasks(self, tasks: Sequence[str] | None = None) -> None:
+        """Train only some tasks: what belongs to them alone, their heads and their parts of the adapters.
+
+        What tasks share is frozen then, and the other tasks' parts too. Their heads are in evaluation mode and take no
+        part in the loss. Optimizers that exist already are not changed.
+
+        Args:
+            tasks: Names of tasks; None, or all of them: everything that the config lets train.
+
+        Raises:
+            ValueError: A task is none of this model's, is listed twice, the list is empty, or an adapter does not say
+                which of its parts belong to a task.
+        """
+        chosen = self.tasks if tasks is None else check_tasks(tasks, self.tasks)
+        trained = tuple(task for task in self.tasks if task in chosen)
+        self.backbone.set_trained_tasks(None if trained == self.tasks else trained)
+        for task, head in self.heads.items():
+            for parameter in head.parameters():
+                parameter.requires_grad = task in trained
+        self.trained_tasks = trained
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> MultiTaskEncoderDecoder:
+        """Set training or evaluation mode; heads of tasks that do not train stay in evaluation mode."""
+        super().train(mode)
+        for task, head in self.heads.items():
+            if task not in self.trained_tasks:
+                head.eval()
+        return self
 
     @staticmethod
     def _checked_test_cfg(test_cfg: dict[str, Any] | None) -> dict[str, Any]:
@@ -106,17 +168,18 @@ class MultiTaskEncoderDecoder(BaseModel):
             return self.encode_decode(inputs)
         raise ValueError(f"mode must be 'loss', 'predict' or 'tensor', got {mode!r}")
 
-    def extract_feat(self, inputs: Tensor) -> dict[str, tuple[Tensor, ...]]:
-        """Features of every task, from one call of the encoder."""
-        return self.backbone(inputs)
+    def extract_feat(self, inputs: Tensor, tasks: Sequence[str] | None = None) -> dict[str, tuple[Tensor, ...]]:
+        """Features of some tasks (None: of all), from one call of the encoder."""
+        return self.backbone(inputs, tasks)
 
-    def encode_decode(self, inputs: Tensor) -> dict[str, Tensor]:
-        """Logits of every task at the heads' resolution."""
-        features = self.extract_feat(inputs)
-        return {task: head(features[task]) for task, head in self.heads.items()}
+    def encode_decode(self, inputs: Tensor, tasks: Sequence[str] | None = None) -> dict[str, Tensor]:
+        """Logits of some tasks (None: of the active ones) at the heads' resolution."""
+        tasks = self.active_tasks if tasks is None else tasks
+        features = self.extract_feat(inputs, tasks)
+        return {task: self.heads[task](features[task]) for task in tasks}
 
     def loss(self, inputs: Tensor, data_samples: Sequence[MultiTaskDataSample]) -> dict[str, Tensor]:
-        """Weighted loss of every task.
+        """Weighted loss of every task that trains.
 
         A task without a labelled pixel in the batch has a loss of zero that still reaches all its parameters.
 
@@ -124,10 +187,10 @@ class MultiTaskEncoderDecoder(BaseModel):
             KeyError: A sample lacks the labels of a task.
             FloatingPointError: A loss is not finite.
         """
-        logits = self.encode_decode(inputs)
+        logits = self.encode_decode(inputs, self.trained_tasks)
         losses = {
-            f'loss_{task}': head.loss(logits[task], self._targets(task, data_samples))
-            for task, head in self.heads.items()
+            f'loss_{task}': self.heads[task].loss(logits[task], self._targets(task, data_samples))
+            for task in self.trained_tasks
         }
         self._check_finite(losses, data_samples)
         return losses
@@ -165,7 +228,7 @@ class MultiTaskEncoderDecoder(BaseModel):
     def predict(
         self, inputs: Tensor, data_samples: Sequence[MultiTaskDataSample] | None = None
     ) -> list[MultiTaskDataSample]:
-        """Predictions of every task, as ``pred`` of the data samples.
+        """Predictions of every active task, as ``pred`` of the data samples.
 
         Raises:
             ValueError: A sample was flipped, which predictions do not undo.
@@ -182,9 +245,9 @@ class MultiTaskEncoderDecoder(BaseModel):
         logits = self._slide(inputs) if self.test_cfg['mode'] == 'slide' else self._whole(inputs)
         for index, sample in enumerate(data_samples):
             pred = PixelData()
-            for task, head in self.heads.items():
+            for task in self.active_tasks:
                 resized = self._to_resolution(logits[task][index : index + 1], sample)
-                pred.set_field(head.predict(resized)[0], task)
+                pred.set_field(self.heads[task].predict(resized)[0], task)
             sample.pred = pred
         return list(data_samples)
 

@@ -39,6 +39,7 @@ _LAYOUTS = {
         'normals_distill',
         'sal_distill',
         'pascal-context',
+        'depth',
     ),
     'classification': ('train', 'val'),
 }
@@ -84,7 +85,7 @@ def write_pascal_mt(
     overwrite: bool = False,
     progress: bool = True,
 ) -> Report:
-    """Render scenes and write them in the PASCAL_MT layout.
+    """Render scenes and write them in the PASCAL_MT layout, with a folder ``depth`` besides.
 
     Files are written whole or not at all, split lists last: the same call again continues where it was stopped. What is
     written depends on neither the number of jobs nor interruptions.
@@ -184,7 +185,8 @@ def encode_scene(sample: Sample, identifier: str) -> dict[str, bytes]:
         identifier: ID of the image.
 
     Returns:
-        Contents by ``'image'``, ``'semseg'``, ``'human_parts'``, ``'normals'``, ``'saliency'`` and ``'context'``.
+        Contents by ``'image'``, ``'semseg'``, ``'human_parts'``, ``'normals'``, ``'saliency'``, ``'context'`` and
+        ``'depth'``, which is no part of PASCAL_MT: float32 metres as a NumPy file, 0 where unknown.
     """
     normals = np.round((sample.normals + 1) * 127.5).astype(np.uint8)
     return {
@@ -194,6 +196,7 @@ def encode_scene(sample: Sample, identifier: str) -> dict[str, bytes]:
         'normals': _encode('.png', normals[..., ::-1]),
         'saliency': _encode('.png', sample.saliency * np.uint8(255)),
         'context': _mat('LabelMap', sample.label_map),
+        'depth': _npy(sample.depth.astype(np.float32)),
     }
 
 
@@ -206,6 +209,7 @@ def _pascal_mt_files(out: Path, identifier: str) -> dict[str, Path]:
         'normals': out / 'normals_distill' / f'{identifier}.png',
         'saliency': out / 'sal_distill' / f'{identifier}.png',
         'context': out / 'pascal-context/trainval' / f'{identifier}.mat',
+        'depth': out / 'depth' / f'{identifier}.npy',
     }
 
 
@@ -350,6 +354,12 @@ def _encode(extension: str, image: np.ndarray, *options: int) -> bytes:
 
 def _jpeg(image: np.ndarray) -> bytes:
     return _encode('.jpg', np.ascontiguousarray(image[..., ::-1]), cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY)
+
+
+def _npy(array: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, array, allow_pickle=False)
+    return stream.getvalue()
 
 
 def _mat(name: str, value: np.ndarray) -> bytes:

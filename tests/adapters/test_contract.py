@@ -162,6 +162,39 @@ def test_groups_hold_every_parameter_once(method):
     assert sorted(grouped) == sorted(id(p) for p in model.parameters())
 
 
+def test_a_task_added_later_leaves_the_others_as_they_are(method):
+    swin = tiny_swin(plugins=plugins_of(method))
+    expected, before = swin(IMAGES), {name: value.clone() for name, value in swin.state_dict().items()}
+    swin.add_task('depth')
+    assert tuple(swin(IMAGES)) == swin.tasks == (*FOUR_TASKS, 'depth')
+    for task in FOUR_TASKS:
+        assert all(torch.equal(a, b) for a, b in zip(expected[task], swin(IMAGES)[task])), task
+    added = {name for name in swin.state_dict() if name not in before}
+    built = tiny_swin(tasks=swin.tasks, plugins=plugins_of(method))
+    assert {name: value.shape for name, value in built.state_dict().items()} == {
+        name: value.shape for name, value in swin.state_dict().items()
+    }
+    own = {id(p) for adapter in swin.adapters for p in adapter.task_parameters('depth')}
+    assert {name for name, p in swin.named_parameters() if id(p) in own} == added
+    swin.remove_task('depth')
+    assert list(swin.state_dict()) == list(before)
+    assert all(torch.equal(before[name], value) for name, value in swin.state_dict().items())
+
+
+def test_the_parts_of_a_task_added_later_start_as_those_of_the_others_did(method):
+    plain = tiny_swin(tasks=(*FOUR_TASKS, 'depth'), plugins=plugins_of(method))
+    swin = tiny_swin(plugins=plugins_of(method))
+    for encoder in (plain, swin):
+        for adapter in encoder.adapters:
+            adapter.reset_parameters()
+    swin.add_task('depth')
+    first, later = (encoder.state_dict() for encoder in (plain, swin))
+    for name, value in later.items():
+        if 'depth' in name:
+            # Constants are equal; random values have the same spread.
+            assert torch.equal(first[name], value) or 0.2 < value.std() / first[name].std() < 5, name
+
+
 def test_biases_norms_scales_and_shifts_get_no_decay(method):
     model = tiny_model(plugins=plugins_of(method))
     ids = no_decay_ids(model)

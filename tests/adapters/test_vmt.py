@@ -49,7 +49,7 @@ def test_equals_the_equations(method, scale, tap):
             ]
             assert adapted[0, token].tolist() == pytest.approx(expected, abs=1e-5)
 
-    features = adapter.tap(0, out, tapped)
+    features = adapter.tap(0, out, tapped, adapter.tasks)
     assert tuple(features) == TASKS
     blocks = [0, 1] if tap == 'all' else [1]
     for task in TASKS:

@@ -1,9 +1,13 @@
-"""Every config under configs/ is complete: its model builds, and so does everything that needs no data."""
+"""Every config under configs/ is complete: its model builds, and so does everything that needs no data.
+
+Those under configs/interop, whose data and runtime are mmsegmentation's, are tested in test_interop.py.
+"""
 
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
@@ -14,7 +18,12 @@ from mmvmt.models.parameter_groups import count
 from mmvmt.registry import DATASETS, EVALUATOR, HOOKS, MODELS, TRANSFORMS
 
 ROOT = Path(__file__).parents[2] / 'configs'
-CONFIGS = sorted(str(p.relative_to(ROOT)) for p in ROOT.rglob('*.py') if '_base_' not in p.parts)
+CONFIGS = sorted(str(p.relative_to(ROOT)) for p in ROOT.rglob('*.py') if not {'_base_', 'interop'} & set(p.parts))
+METADATA = {
+    model['Config'].removeprefix('configs/'): model['Metadata']
+    for path in ROOT.glob('*/metafile.yml')
+    for model in yaml.safe_load(path.read_text(encoding='utf-8'))['Models']
+}
 NAMED = [
     *(f'vmt/swin_{size}{lite}_pascal.py' for size in 'tsbl' for lite in ('', '_lite')),
     'baselines/swin_t_decoders_only_pascal.py',
@@ -49,6 +58,9 @@ def test_inheritance_has_at_most_three_levels():
 def test_the_model_builds(name):
     cfg = load(name)
     model = MODELS.build(cfg.model)
+    remedy = 'run python tools/dev/write_metafiles.py'
+    assert METADATA[name]['Parameters'] == count(model.parameters()), remedy
+    assert METADATA[name]['Trainable Parameters'] == count(p for p in model.parameters() if p.requires_grad), remedy
     if isinstance(model, MultiTaskEncoderDecoder):
         trainable = sum(count(p) for group, p in parameter_groups(model).items() if group != 'frozen')
         assert trainable > 0

@@ -2,7 +2,15 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmvmt.engine.run_config import dataset_cfgs, missing_inputs, set_amp, set_data_root, set_launcher, set_resume
+from mmvmt.engine.run_config import (
+    dataset_cfgs,
+    missing_inputs,
+    set_amp,
+    set_data_root,
+    set_launcher,
+    set_resume,
+    set_test_outputs,
+)
 
 
 def config(**more):
@@ -68,3 +76,45 @@ def test_resuming_needs_no_encoder_file(tmp_path):
     set_resume(cfg)
     assert cfg.resume
     assert cfg.model.backbone.init_cfg is None
+
+
+def test_missing_data_of_other_models_names_no_layout_of_ours():
+    (message,) = missing_inputs(config(model=dict(type='EncoderDecoder')), ('train_dataloader',), weights=False)
+    assert message.endswith('Pass --data-root DIR')
+    (message,) = missing_inputs(
+        config(model=dict(type='mmvmt.MultiTaskEncoderDecoder')), ('train_dataloader',), weights=False
+    )
+    assert 'PASCAL_MT layout' in message
+
+
+def test_outputs_of_several_tasks_come_from_our_hooks():
+    cfg = config(model=dict(type='mmvmt.MultiTaskEncoderDecoder'))
+    set_test_outputs(cfg, out='maps', show_dir='pictures')
+    assert cfg.custom_hooks == [dict(type='mmvmt.SavePredictionsHook', out_dir='maps')]
+    assert cfg.default_hooks.visualization.type == 'mmvmt.MultiTaskVisualizationHook'
+    assert cfg.default_hooks.visualization.out_dir == 'pictures'
+
+
+@pytest.mark.parametrize(
+    'evaluator, metric',
+    [
+        (dict(type='IoUMetric'), lambda e: e),
+        ([dict(type='Other'), dict(type='mmseg.IoUMetric')], lambda e: e[1]),
+        (dict(type='Evaluator', metrics=[dict(type='IoUMetric')]), lambda e: e.metrics[0]),
+    ],
+)
+def test_outputs_of_a_segmentor_come_from_mmseg(evaluator, metric):
+    hook = dict(type='SegVisualizationHook')
+    cfg = config(
+        model=dict(type='EncoderDecoder'),
+        test_evaluator=evaluator,
+        visualizer=dict(type='SegLocalVisualizer'),
+        default_hooks=dict(visualization=hook),
+    )
+    set_test_outputs(cfg, out='out', show_dir='pictures')
+    assert metric(cfg.test_evaluator).output_dir == 'out/semseg'
+    assert cfg.visualizer.save_dir == 'pictures'
+    assert cfg.default_hooks.visualization.type == 'SegVisualizationHook'
+    assert cfg.default_hooks.visualization.draw
+    assert 'out_dir' not in cfg.default_hooks.visualization
+    assert 'custom_hooks' not in cfg

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import cv2
 import numpy as np
@@ -18,6 +19,7 @@ FOLDERS = {
     'normals_distill': 'png',
     'sal_distill': 'png',
     'pascal-context/trainval': 'mat',
+    'depth': 'npy',
 }
 
 
@@ -72,6 +74,22 @@ def test_png_labels_hold_the_exact_maps(root):
         normals = Image.open(root / f'normals_distill/{identifier}.png')
         assert normals.mode == 'RGB'
         np.testing.assert_allclose(np.asarray(normals) / 127.5 - 1, sample.normals, atol=1 / 255 + 1e-6)
+
+
+def test_depth_is_exact_metres(root):
+    for identifier, sample in samples():
+        depth = np.load(root / f'depth/{identifier}.npy', allow_pickle=False)
+        assert depth.dtype == np.float32
+        np.testing.assert_array_equal(depth, sample.depth)
+        assert ((depth == 0) == ~sample.normals.any(axis=2)).all()
+
+
+def test_a_folder_without_depth_is_completed(root, tmp_path):
+    out = tmp_path / 'set'
+    write(out)
+    shutil.rmtree(out / 'depth')
+    assert write(out).written == 8
+    assert contents(out) == contents(root)
 
 
 def test_label_maps_are_uint16(root):

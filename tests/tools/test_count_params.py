@@ -87,6 +87,24 @@ def test_a_page_without_a_place_for_the_table_is_left_alone(tmp_path):
     assert page.read_text() == 'no marks'
 
 
+def test_a_segmentor_of_mmseg_is_counted_too():
+    output = commands.run('tools/analysis/count_params.py', 'configs/interop/upernet_swin_t_vmt_ade20k.py', '--json')
+    counts = json.loads(output.stdout.splitlines()[-1])
+    # Swin-T: two projections with their biases per block, and one scale and shift for the one unnamed task.
+    assert counts['adapters'] == 1_078_272 + 5_520 + 2 * 4_416
+    assert counts['norms_biases'] == 2 * (96 + 192 + 384 + 768)
+    assert counts['trainable'] == counts['adapters'] + counts['norms_biases'] + counts['decoders']
+    assert counts['percent_of_one_encoder'] == counts['percent_of_T_encoders']
+
+
+def test_a_model_with_another_encoder_is_refused(tmp_path):
+    config = tmp_path / 'plain.py'
+    config.write_text("_base_ = 'mmseg::swin/swin-tiny-patch4-window7-in1k-pre_upernet_8xb2-160k_ade20k-512x512.py'\n")
+    failed = commands.run('tools/analysis/count_params.py', config, check=False)
+    assert failed.returncode != 0
+    assert 'the backbone of EncoderDecoder is SwinTransformer; counts by group need an AdaptedSwin' in failed.stderr
+
+
 def test_it_needs_a_config_or_the_table():
     failed = commands.run('tools/analysis/count_params.py', check=False)
     assert failed.returncode == 2

@@ -1,4 +1,5 @@
 import json
+import shlex
 
 import commands
 import cv2
@@ -17,6 +18,14 @@ def test_the_demo_goes_from_nothing_to_a_table_and_a_picture(tmp_path):
     assert record['parameters']['decoders only']['adapters'] == 0
     assert cv2.imread(str(tmp_path / 'predictions.png')) is not None
     assert len((tmp_path / 'results.md').read_text().splitlines()) == 5
+
+    lines = first.stdout.partition('What to do with the trained model:')[2].splitlines()
+    printed = [line.strip() for line in lines if line.startswith('    ')]
+    assert [shlex.split(command)[1] for command in printed] == ['demo/image_demo.py']
+    for command in printed:
+        commands.run_command(shlex.split(command))
+    (drawn,) = (tmp_path / 'image_demo' / 'pictures').iterdir()
+    assert cv2.imread(str(drawn)) is not None
 
     again = commands.run(*arguments)
     assert again.stdout.count('done before') == 7

@@ -11,9 +11,10 @@ from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 
 import mmvmt  # noqa: F401  makes the scope known before the config is read
-from mmvmt.models import MultiTaskEncoderDecoder, parameter_groups
+from mmvmt.models import AdaptedSwin, parameter_groups
 from mmvmt.models.parameter_groups import count
 from mmvmt.registry import MODELS
 
@@ -99,12 +100,20 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def build(cfg: Config) -> MultiTaskEncoderDecoder:
-    """The model of a config, without any weights being read."""
+def build(cfg: Config) -> nn.Module:
+    """The model of a config, without any weights being read.
+
+    Raises:
+        SystemExit: It has no ``AdaptedSwin`` as its backbone.
+    """
     init_default_scope(cfg.get('default_scope', 'mmvmt'))
     model = MODELS.build(cfg.model)
-    if not isinstance(model, MultiTaskEncoderDecoder):
-        raise SystemExit(f'{type(model).__name__} is no MultiTaskEncoderDecoder; counts by group need one')
+    backbone = getattr(model, 'backbone', None)
+    if not isinstance(backbone, AdaptedSwin):
+        raise SystemExit(
+            f'the backbone of {type(model).__name__} is {type(backbone).__name__}; counts by group need an AdaptedSwin '
+            f"(model.backbone.type='mmvmt.AdaptedSwin')"
+        )
     return model
 
 
@@ -128,7 +137,7 @@ def count_parameters(cfg: Config) -> dict[str, float]:
         trainable=total - groups['frozen'],
         encoder=encoder,
         percent_of_one_encoder=round(100 * trained / encoder, 4),
-        percent_of_T_encoders=round(100 * trained / (encoder * len(model.tasks)), 4),
+        percent_of_T_encoders=round(100 * trained / (encoder * len(model.backbone.tasks or ('default',))), 4),
     )
 
 

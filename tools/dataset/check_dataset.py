@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from mmvmt.datasets import PASCALContextMT
+from mmvmt.datasets import PASCALContextMT, SyntheticMT
 from mmvmt.datasets.integrity import FileReport, check_sample, describe_layout
 from mmvmt.structures import TASKS, check_tasks
 
@@ -41,6 +41,11 @@ def _summary(name: str, report: FileReport) -> str:
         return (
             f'{axes}; mean z {report.totals["z"] / known:.2f}; valid on {known / report.totals["pixels"]:.1%} of pixels'
         )
+    if TASKS[name].kind == 'metric':
+        if not report.totals['known']:
+            return 'no valid pixel'
+        low, high = report.ranges['metres']
+        return f'{low:.2f} to {high:.2f} m; valid on {report.totals["known"] / report.totals["pixels"]:.1%} of pixels'
     total = report.classes.total()
     ignored = report.classes[TASKS[name].ignore]
     seen = sorted(index for index in report.classes if index != TASKS[name].ignore)
@@ -118,6 +123,11 @@ def _problems(number: int) -> str:
     return '1 problem' if number == 1 else f'{number} problems'
 
 
+def _dataset_class(root: Path) -> type[PASCALContextMT]:
+    """Rendered folders have depth besides."""
+    return SyntheticMT if (root / 'synthetic.json').is_file() else PASCALContextMT
+
+
 def _size_note(root: Path, split: str, size: int) -> str:
     if (root / 'synthetic.json').is_file():
         return f'{split}: {size:,} images'
@@ -152,7 +162,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error(f'--sample must be at least 1, got {args.sample}')
     if args.tasks is not None:
         try:
-            check_tasks(args.tasks, PASCALContextMT.TASKS)
+            check_tasks(args.tasks, _dataset_class(args.root).TASKS)
         except ValueError as error:
             parser.error(f'--tasks: {error}')
     return args
@@ -165,7 +175,7 @@ def main(argv: list[str] | None = None) -> int:
     console.print(f'layout: {layout}', soft_wrap=True)
     tasks = args.tasks
     if usable and tasks is None:
-        folders = PASCALContextMT.FOLDERS
+        folders = _dataset_class(args.root).FOLDERS
         tasks = [task for task, names in folders.items() if any((args.root / name).is_dir() for name in names)]
         absent = [task for task in folders if task not in tasks]
         if absent:
@@ -179,7 +189,7 @@ def main(argv: list[str] | None = None) -> int:
     damaged, ids = 0, {}
     for split in args.split:
         try:
-            dataset = PASCALContextMT(str(args.root), split=split, tasks=tasks, test_mode=True)
+            dataset = _dataset_class(args.root)(str(args.root), split=split, tasks=tasks, test_mode=True)
         except (FileNotFoundError, ValueError) as error:
             console.print(f'{split}: {error}', soft_wrap=True)
             damaged += 1

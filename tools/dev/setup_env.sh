@@ -204,8 +204,8 @@ verify() {
     local broken
     in_venv -c 'import mmcv.ops, mmengine, mmpretrain, mmseg, mmvmt, torchvision' ||
         die 'an installed package does not import (reason above).' 'make distclean && make setup builds the environment anew.'
-    # The headless OpenCV stands in for opencv-python, which two packages ask for by name.
-    broken=$(in_venv -m pip check | grep -vE 'requires opencv-python, which is not installed|^No broken' || true)
+    # The headless OpenCV stands in for opencv-python, which two packages ask for by name; timm is used without downloads.
+    broken=$(in_venv -m pip check | grep -vE 'requires (opencv-python|huggingface-hub), which is not installed|^No broken' || true)
     [[ -z $broken ]] || die 'the pins in requirements.txt contradict each other:' "$broken" 'Correct the pins.'
 }
 
@@ -227,14 +227,15 @@ pip_install ${verbosity[@]+"${verbosity[@]}"} --constraint requirements.txt $(pi
 step 4/6 'libraries (half a minute)'
 remove_other_opencv
 # shellcheck disable=SC2046
-pip_install --quiet $(pins_except requirements.txt '^(torch|torchvision|onedl-[a-z]+)==') $(pins requirements/dev.txt .)
+pip_install --quiet $(pins_except requirements.txt '^(torch|torchvision|onedl-[a-z]+)==') $(pins_except requirements/dev.txt '^timm==')
 step 5/6 "$(pins requirements.txt '^onedl-mmcv==') with compiled operators (6 to 8 minutes on 2 cores, seconds once pip has the wheel)"
 # shellcheck disable=SC2046
 pip_install --quiet --no-deps $(pins requirements.txt '^onedl-mmengine==')
 setup_mmcv
 step 6/6 'the other OpenMMLab packages and mmvmt itself (half a minute)'
 # shellcheck disable=SC2046
-pip_install --quiet --no-deps --no-build-isolation $(pins requirements.txt '^onedl-' | grep -vE '^onedl-(mmengine|mmcv)==')
+pip_install --quiet --no-deps --no-build-isolation \
+    $(pins requirements.txt '^onedl-' | grep -vE '^onedl-(mmengine|mmcv)==') $(pins requirements/dev.txt '^timm==')
 # setuptools warns on every editable install that it is one.
 PYTHONWARNINGS=ignore pip_install --quiet --no-deps --no-build-isolation --editable .
 verify

@@ -11,9 +11,9 @@ data_root = 'data/synthetic'
 train_dataloader = dict(
     batch_size=8,
     num_workers=1,
-    dataset=dict(data_root=data_root, pipeline=train_pipeline),
+    dataset=dict(type='mmvmt.SyntheticMT', data_root=data_root, pipeline=train_pipeline),
 )
-val_dataloader = dict(batch_size=10, num_workers=1, dataset=dict(data_root=data_root))
+val_dataloader = dict(batch_size=10, num_workers=1, dataset=dict(type='mmvmt.SyntheticMT', data_root=data_root))
 test_dataloader = val_dataloader
 # No single-task references: Delta_m is taken against the run that one wants to compare with.
 val_evaluator = dict(references=None)

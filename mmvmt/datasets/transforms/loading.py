@@ -177,6 +177,9 @@ class _LabelFiles:
     def edge(self, path: str) -> np.ndarray:
         return self._cached('edge', path, lambda: label_edges(self.context_labels(path)))
 
+    def depth(self, path: str) -> np.ndarray:
+        return self._checked(path, formats.read_depth(path))
+
     def context_labels(self, path: str) -> np.ndarray:
         if path not in self._context_labels:
             self._context_labels[path] = self._cached(
@@ -199,4 +202,5 @@ _READERS: dict[str, Callable[[_LabelFiles, str | tuple[str, str]], np.ndarray]] 
     'saliency': _LabelFiles.saliency,
     'normals': _LabelFiles.normals,
     'edge': _LabelFiles.edge,
+    'depth': _LabelFiles.depth,
 }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import os.path as osp
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,38 +12,9 @@ from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
 
+from mmvmt.engine.files import TEMPORARY_PREFIX, write_atomically
+from mmvmt.models.identity import encoder_of, leave_frozen_out
 from mmvmt.registry import HOOKS
-
-_TEMPORARY = '.partial-'
-
-
-def _umask() -> int:
-    # The only way to read it is to set it.
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def write_atomically(path: str, data: bytes) -> None:
-    """Write a file so that at any moment either the old content or the whole new one is there.
-
-    Args:
-        path: Target.
-        data: Content.
-    """
-    folder = osp.dirname(osp.abspath(path))
-    os.makedirs(folder, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=_TEMPORARY, dir=folder)
-    try:
-        with os.fdopen(descriptor, 'wb') as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 class AtomicLocalBackend(LocalBackend):
@@ -83,20 +53,40 @@ class _RemovalsLater:
 class AtomicCheckpointHook(CheckpointHook):
     """mmengine's ``CheckpointHook`` that writes atomically and removes old files only once the new one is there.
 
-    Args: as ``CheckpointHook``. With ``backend_args`` of one's own (a remote storage), writing is as atomic as that
-    storage.
+    Args: as ``CheckpointHook``, and
+        save_frozen: Whether checkpoints hold the frozen weights of the encoder too. Without them they are a fraction of
+            the size; to resume or test, the encoder comes from ``model.backbone.init_cfg``, and
+            :class:`~mmvmt.engine.MethodRecordHook` makes sure that it is the same.
+
+    With ``backend_args`` of one's own (a remote storage), writing is as atomic as that storage.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, save_frozen: bool = True, **kwargs: Any) -> None:
         kwargs.setdefault('backend_args', dict(backend='mmvmt_atomic_local'))
         super().__init__(*args, **kwargs)
+        self.save_frozen = save_frozen
 
     def before_train(self, runner: Any) -> None:
+        """Remove what a killed write has left.
+
+        Raises:
+            ValueError: ``save_frozen`` is off and there would be no encoder to resume with.
+        """
         super().before_train(runner)
+        if not self.save_frozen and encoder_of(runner.model).init_cfg is None:
+            raise ValueError(
+                'save_frozen=False leaves the frozen weights out of checkpoints, but model.backbone.init_cfg is None: '
+                'nothing could give them back. Name the encoder file there, or leave save_frozen out'
+            )
         if is_main_process() and osp.isdir(self.out_dir):
             for name in os.listdir(self.out_dir):
-                if name.startswith(_TEMPORARY):
+                if name.startswith(TEMPORARY_PREFIX):
                     os.unlink(osp.join(self.out_dir, name))
+
+    def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
+        """Leave frozen weights out, behind every hook that still needs them, as EMAHook does."""
+        if not self.save_frozen:
+            leave_frozen_out(runner.model, checkpoint)
 
     @contextmanager
     def _removing_afterwards(self) -> Iterator[None]:

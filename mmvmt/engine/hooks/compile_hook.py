@@ -9,12 +9,15 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 
+from mmvmt.models import AdaptedSwin, MultiTaskEncoderDecoder
 from mmvmt.registry import HOOKS
 
 
 @HOOKS.register_module()
 class CompileHook(Hook):
     """Runs the model's ``encode_decode``, encoder and heads, through ``torch.compile``.
+
+    Of a segmentor of mmsegmentation, which trains through other functions, it compiles the encoder.
 
     mmengine's own ``compile`` entry takes the whole training step, where data samples, the check for finite losses and
     the optimizer break the graph. Weights, checkpoints and parameter names stay as they are.
@@ -33,12 +36,18 @@ class CompileHook(Hook):
         """Compile at first use.
 
         Raises:
-            TypeError: The model has no ``encode_decode`` of its own.
+            TypeError: The model is no ``MultiTaskEncoderDecoder`` and has no ``AdaptedSwin``.
         """
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        if not hasattr(model, 'encode_decode'):
+        if isinstance(model, MultiTaskEncoderDecoder):
+            model.encode_decode = torch.compile(model.encode_decode, **self.options)
+            what = 'encoder and heads are'
+        elif isinstance(getattr(model, 'backbone', None), AdaptedSwin):
+            model.backbone.forward = torch.compile(model.backbone.forward, **self.options)
+            what = 'the encoder is'
+        else:
             raise TypeError(
-                f'CompileHook compiles encode_decode of a MultiTaskEncoderDecoder, got {type(model).__name__}'
+                f'CompileHook compiles a MultiTaskEncoderDecoder or the AdaptedSwin of another model, got '
+                f'{type(model).__name__}'
             )
-        model.encode_decode = torch.compile(model.encode_decode, **self.options)
-        print_log('encoder and heads are compiled in their first iteration, which takes a while', logger='current')
+        print_log(f'{what} compiled in the first iteration, which takes a while', logger='current')

@@ -58,7 +58,8 @@ class _Fill(NamedTuple):
 
     def tokens(self, carried: Tensor | None) -> tuple[Tensor, bool]:
         """Prompts of all tasks of the pass, ``(T, P, C)`` or ``(T * B, P, C)``."""
-        before = [None] * len(self.tasks) if carried is None else carried.chunk(len(self.tasks))
+        count = len(self.tasks)
+        before = carried.chunk(count) if carried is not None and count > 1 else [carried] * count
         prompts, carry = [], False
         for task, part in zip(self.tasks, before):
             tokens, carry = self.method.tokens(self.site, part, task)
@@ -359,7 +360,7 @@ class SwinBlock(nn.Module):
             carry = prompts.carry
             out, out_prompts = self.attn(self.norm1(x), hw, fills, _Prompts(self.norm1(prompts.tokens), carry))
             if carry:
-                before = prompts.tokens.repeat_interleave(len(x) // len(prompts.tokens), 0)
+                before = prompts.tokens.repeat_interleave(x.shape[0] // prompts.tokens.shape[0], 0)
                 carried = before + _fill(fills, 'attn', before, self._drop_path(out_prompts))
                 carried = carried + _fill(fills, 'ffn', carried, self._drop_path(self._mlp(self.norm2(carried), fills)))
         x = x + _fill(fills, 'attn', x, self._drop_path(out), tapped)
@@ -481,6 +482,7 @@ class AdaptedSwin(SwinTransformer):
             adapter.attach(self)
         if self.plugins:
             self._freeze()
+        self._frozen = frozenset(name for name, p in self.own_parameters().items() if not p.requires_grad)
         self._store_frozen(self.frozen_dtype)
 
     def _build_plugin(self, plugin: dict) -> Method:
@@ -548,15 +550,75 @@ class AdaptedSwin(SwinTransformer):
 
     def _freeze(self) -> None:
         """Leave only declared parameters trainable: by identity, never by name."""
-        trainable = {id(p) for adapter in self.adapters for p in adapter.parameters()}
-        for adapter in self.adapters:
-            trainable.update(id(p) for p in adapter.encoder_parameters(self))
-        for index in self.out_indices:
-            norm = getattr(self, f'norm{index}', None)
-            if norm is not None:
-                trainable.update(id(p) for p in norm.parameters())
+        trainable = {id(p) for p in self.declared_parameters()}
         for parameter in self.parameters():
             parameter.requires_grad = id(parameter) in trainable
+
+    def frozen_parameters(self) -> dict[str, nn.Parameter]:
+        """The parameters of the pretrained encoder, by name, that nothing trains by the encoder's config."""
+        return {name: p for name, p in self.own_parameters().items() if name in self._frozen}
+
+    def half_storable_names(self) -> set[str]:
+        """Names of the frozen parameters that ``frozen_dtype`` stores in half precision."""
+        layers = (m for part in (self.patch_embed, self.stages) for m in part.modules())
+        weights = {id(m.weight) for m in layers if isinstance(m, (nn.Linear, nn.Conv2d))}
+        return {name for name, p in self.frozen_parameters().items() if id(p) in weights}
+
+    def pretrained_names(self) -> set[str]:
+        """Names in the ``state_dict`` of what the pretrained encoder alone determines: frozen parameters, buffers."""
+        buffers = {f'stages.{name}' for name, _ in self.stages.named_buffers()}
+        return (set(self._frozen) | buffers) & set(self.state_dict())
+
+    def set_trained_tasks(self, tasks: Sequence[str] | None) -> None:
+        """Let only the parts of some tasks train, and nothing that tasks share; None: all that the config lets train.
+
+        Raises:
+            ValueError: A plugin does not say which of its parts belong to a task.
+        """
+        if tasks is None:
+            for parameter in self.parameters():
+                parameter.requires_grad = True
+            for parameter in self.frozen_parameters().values():
+                parameter.requires_grad = False
+            return
+        chosen = {id(p) for adapter in self.adapters for task in tasks for p in adapter.task_parameters(task)}
+        for parameter in self.parameters():
+            parameter.requires_grad = id(parameter) in chosen
+
+    def add_task(self, task: str) -> None:
+        """Give every adapter the parts of a further task.
+
+        Raises:
+            ValueError: The encoder was built without tasks, or an adapter cannot get one; nothing is changed then.
+        """
+        if self.tasks is None:
+            raise ValueError(f'an encoder without tasks cannot get task {task!r}; build it with tasks')
+        done = []
+        try:
+            for adapter in self.adapters:
+                adapter.add_task(task)
+                done.append(adapter)
+        except ValueError:
+            for adapter in done:
+                adapter.remove_task(task)
+            raise
+        self.tasks = (*self.tasks, task)
+
+    def remove_task(self, task: str) -> None:
+        """Drop a task's parts of every adapter.
+
+        Raises:
+            ValueError: There is no such task, it is the only one, or an adapter does not say what belongs to it.
+        """
+        if task not in (self.tasks or ()):
+            raise ValueError(f'the encoder has no task {task!r}; it has {", ".join(self.tasks or ()) or "no task"}')
+        if len(self.tasks) == 1:
+            raise ValueError(f'{task!r} is the only task of the encoder and cannot be removed')
+        for adapter in self.adapters:
+            adapter.task_parts()
+        for adapter in self.adapters:
+            adapter.remove_task(task)
+        self.tasks = tuple(name for name in self.tasks if name != task)
 
     def _store_frozen(self, dtype: torch.dtype | None) -> None:
         """Store the weights of frozen layers in another type."""
@@ -631,34 +693,37 @@ class AdaptedSwin(SwinTransformer):
         for adapter in self.adapters:
             adapter.reset_parameters()
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...] | dict[str, tuple[Tensor, ...]]:
+    def forward(
+        self, x: Tensor, tasks: Sequence[str] | None = None
+    ) -> tuple[Tensor, ...] | dict[str, tuple[Tensor, ...]]:
         """Encode a batch of images.
 
         Args:
             x: ``(B, 3, H, W)``.
+            tasks: Some of the encoder's tasks, whose features alone are computed; None: all.
 
         Returns:
             Without tasks, mmseg's tuple of maps ``(B, C_i, H_i, W_i)``, normed; with tasks such a tuple for every
             task, not yet normed.
         """
+        wanted = (self.tasks or (UNNAMED_TASK,)) if tasks is None else tuple(tasks)
         if self.frozen_dtype is None:
-            return self._encode(x)
+            return self._encode(x, wanted)
         mixed_outside = torch.is_autocast_enabled(x.device.type)
         with torch.autocast(x.device.type, dtype=self.frozen_dtype):
-            features = self._encode(x)
+            features = self._encode(x, wanted)
         if mixed_outside:
             return features
         if self.tasks is None:
             return tuple(feature.to(x.dtype) for feature in features)
         return {task: tuple(feature.to(x.dtype) for feature in maps) for task, maps in features.items()}
 
-    def _encode(self, x: Tensor) -> tuple[Tensor, ...] | dict[str, tuple[Tensor, ...]]:
-        tasks = self.tasks or (UNNAMED_TASK,)
+    def _encode(self, x: Tensor, tasks: tuple[str, ...]) -> tuple[Tensor, ...] | dict[str, tuple[Tensor, ...]]:
         blocks = self.blocks()
         common = tuple(None if a.per_task else (a.generated(None),) for a in self.adapters)
         run = _Pass((None,), common, ({},))
         if not self.per_task:
-            streams = dict.fromkeys(tasks, self._run(self._embed(x, run), blocks, run))
+            streams = dict.fromkeys(tasks, self._run(self._embed(x, run), blocks, run, tasks))
         else:
             streams = self._run_per_task(x, blocks, run, tasks)
         features = {task: self._maps(stream, task) for task, stream in streams.items()}
@@ -677,14 +742,14 @@ class AdaptedSwin(SwinTransformer):
         ]
         substitutes = [self._substitutes(task) for task in tasks]
         first = self._first_of_task(blocks, substitutes[0])
-        shared = None if first is None else self._run(self._embed(x, common), blocks[:first], common)
+        shared = None if first is None else self._run(self._embed(x, common), blocks[:first], common, tasks)
         rest = blocks[first or 0 :]
 
         if self.task_order == 'sequential':
             streams = {}
             for task, generated, substituted in zip(tasks, of_task, substitutes):
                 run = _Pass((task,), generated, (substituted,))
-                streams[task] = self._run(self._embed(x, run) if shared is None else shared, rest, run)
+                streams[task] = self._run(self._embed(x, run) if shared is None else shared, rest, run, (task,))
             return streams
         generated = tuple(
             given if given is not None else tuple(of[index][0] for of in of_task)
@@ -693,7 +758,7 @@ class AdaptedSwin(SwinTransformer):
         run = _Pass(tasks, generated, tuple(substitutes))
         stream = self._embed(x, run) if shared is None else self._stack(shared, len(tasks))
         kept = len(stream.taps)
-        stream = self._run(stream, rest, run)
+        stream = self._run(stream, rest, run, tasks)
         parts = [tap.chunk(len(tasks)) for tap in stream.taps[kept:]]
         return {
             task: stream._replace(taps=stream.taps[:kept] + tuple(part[index] for part in parts))
@@ -760,8 +825,8 @@ class AdaptedSwin(SwinTransformer):
             x = x + self.absolute_pos_embed
         return _Stream(self.drop_after_pos(x), tuple(hw))
 
-    def _run(self, stream: _Stream, blocks: Iterable[tuple[int, int]], run: _Pass) -> _Stream:
-        """Take the stream through some blocks; at a stage's end, tap and merge patches."""
+    def _run(self, stream: _Stream, blocks: Iterable[tuple[int, int]], run: _Pass, tasks: tuple[str, ...]) -> _Stream:
+        """Take the stream through some blocks; at a stage's end, tap the features of the tasks and merge patches."""
         for stage_index, block_index in blocks:
             stage = self.stages[stage_index]
             x, prompts, tapped = self._run_block(stage_index, block_index, stream, run)
@@ -771,7 +836,7 @@ class AdaptedSwin(SwinTransformer):
             tap = None
             if stage_index in self.out_indices:
                 for adapter in self._tapping_adapters():
-                    tap = adapter.tap(stage_index, x, stream.tapped) or tap
+                    tap = adapter.tap(stage_index, x, stream.tapped, tasks) or tap
             hw = stream.hw
             taps, sizes = stream.taps + (x if tap is None else tap,), stream.sizes + (hw,)
             if stage.downsample is not None:
@@ -817,7 +882,8 @@ class AdaptedSwin(SwinTransformer):
         substitutes = [substituted.get(name) for substituted in run.substitutes]
         if not any(substitutes):
             return module(x, hw)
-        parts = zip(x.chunk(len(run.tasks)), substitutes)
+        # One task's batch is not cut: in an exported graph its size is a symbol.
+        parts = zip(x.chunk(len(substitutes)) if len(substitutes) > 1 else (x,), substitutes)
         merged = [functional_call(module, substituted, (part, hw)) for part, substituted in parts]
         return torch.cat([tokens for tokens, _ in merged]), merged[0][1]
 
@@ -837,6 +903,18 @@ class AdaptedSwin(SwinTransformer):
             feature = getattr(self, f'norm{index}')(feature.permute(0, 2, 3, 1))
             normed.append(feature.permute(0, 3, 1, 2).contiguous())
         return tuple(normed)
+
+    def declared_parameters(self) -> list[nn.Parameter]:
+        """What trains: all parameters without plugins, else what those declare, and the output norms."""
+        if not self.plugins:
+            return list(self.parameters())
+        declared = self.adapter_parameters()
+        for adapter in self.adapters:
+            declared.extend(adapter.encoder_parameters(self))
+        for index in self.out_indices:
+            norm = getattr(self, f'norm{index}', None)
+            declared.extend([] if norm is None else norm.parameters())
+        return list({id(p): p for p in declared}.values())
 
     def adapter_parameters(self) -> list[nn.Parameter]:
         """The adapters' own parameters."""

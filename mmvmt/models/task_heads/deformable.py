@@ -3,37 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import ModuleType
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmvmt.compat import operators
 from mmvmt.registry import MODELS
 
 from .mlp import MLPHead
 
 _KERNEL = 3
 _TAPS = _KERNEL**2
-
-
-def _operators() -> ModuleType:
-    """mmcv's compiled operators, imported only by who builds the head.
-
-    Raises:
-        ImportError: mmcv was installed without them, or for another release of PyTorch.
-    """
-    try:
-        import mmcv.ops
-    except ImportError as error:
-        raise ImportError(
-            f'DeformableHead needs the compiled operators of mmcv, but mmcv.ops cannot be imported: {error}. Build '
-            'them against the installed torch: pip install -r requirements/build.txt, then pip install '
-            '--no-build-isolation --no-cache-dir --no-deps --force-reinstall with the mmcv of requirements.txt '
-            '(make setup does it all); python tools/dev/check_operators.py tells whether they work'
-        ) from error
-    return mmcv.ops
 
 
 class LevelAlignment(nn.Module):
@@ -62,7 +44,7 @@ class LevelAlignment(nn.Module):
         # Two convolutions that are added: the same as one over the concatenation, which need not be stored.
         self.from_level = nn.Conv2d(channels, 3 * points, _KERNEL, padding=_KERNEL // 2)
         self.from_finest = nn.Conv2d(channels, 3 * points, _KERNEL, padding=_KERNEL // 2, bias=False)
-        self.convolution = _operators().ModulatedDeformConv2d(
+        self.convolution = operators('DeformableHead').ModulatedDeformConv2d(
             channels, channels, _KERNEL, padding=_KERNEL // 2, deform_groups=deform_groups, bias=False
         )
         self.reset_parameters()
@@ -107,7 +89,7 @@ class LevelAlignment(nn.Module):
             kernel = self.convolution.weight.to(precision)
             if mixing is not None:
                 kernel = torch.einsum('om,mcyx->ocyx', mixing.to(precision), kernel)
-            aligned = _operators().modulated_deform_conv2d(
+            aligned = operators('DeformableHead').modulated_deform_conv2d(
                 level.to(precision).contiguous(),
                 offsets.to(precision).contiguous(),
                 modulation.to(precision).contiguous(),

@@ -102,7 +102,8 @@ class MLPHead(BaseModule):
 
     @staticmethod
     def _upsample(x: Tensor, size: Sequence[int]) -> Tensor:
-        if x.shape[2:] == torch.Size(size):
+        # In an exported graph sizes are symbols: whether they are equal is not known, and nothing depends on it.
+        if not torch.compiler.is_exporting() and x.shape[2:] == torch.Size(size):
             return x
         return F.interpolate(x, size=tuple(size), mode='bilinear', align_corners=False)
 

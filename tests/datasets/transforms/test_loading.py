@@ -215,7 +215,7 @@ def test_task_without_files(pascal_mt):
         LoadMultiTaskAnnotations(tasks=['semseg']).transform(results)
 
 
-@pytest.mark.parametrize('tasks', [['depth'], ['semseg', 'semseg'], []])
+@pytest.mark.parametrize('tasks', [['flow'], ['semseg', 'semseg'], []])
 def test_bad_tasks(tasks):
     with pytest.raises(ValueError, match='task'):
         LoadMultiTaskAnnotations(tasks=tasks)

@@ -1,0 +1,365 @@
+"""Time and memory of pieces of code, measured side by side."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import multiprocessing
+import os
+import signal
+import statistics
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
+
+import torch
+
+MIB = 2**20
+
+_PRELOADED = ['mmvmt.apis.speed_cases']
+_RESET_PEAK = '5'
+
+
+def cpu_flags() -> list[str]:
+    """Instruction sets of the processor that decide how fast matrix products are, bfloat16 ones above all."""
+    with open('/proc/cpuinfo', encoding='utf-8') as file:
+        lines = [line.split(':', 1)[1].split() for line in file if line.startswith(('flags', 'Features'))]
+    flags = lines[0] if lines else []
+    return sorted(f for f in flags if f in ('avx2', 'asimd', 'sve') or f.startswith(('avx512', 'amx')) or 'bf16' in f)
+
+
+def synchronizer(device: str) -> Callable[[], None] | None:
+    """What waits for all work on a device; None for the CPU, where work is done when a call returns."""
+    return torch.cuda.synchronize if device == 'cuda' else None
+
+
+def alternate(
+    cases: Mapping[Any, Callable[[], Any]],
+    *,
+    seconds: float,
+    least: int = 3,
+    most: int = 50,
+    warmup: int = 1,
+    synchronize: Callable[[], None] | None = None,
+) -> dict[Any, list[float]]:
+    """Time some cases in turn, A B A B ..., so that whatever else slows the machine down falls upon all of them.
+
+    Args:
+        cases: What to run, by name.
+        seconds: Stop before the round that would end later than this after the warm-up, in seconds.
+        least: Number of rounds that run in any case.
+        most: Largest number of rounds.
+        warmup: Rounds that are not timed.
+        synchronize: Waits for the device.
+
+    Returns:
+        Seconds of every round by name: entries of the same position belong to the same round.
+
+    Raises:
+        ValueError: There is no case, or ``least`` and ``most`` are no range.
+    """
+    if not cases:
+        raise ValueError('there is no case to time')
+    if not 1 <= least <= most:
+        raise ValueError(f'least and most must be 1 <= least <= most, got {least} and {most}')
+    for _ in range(warmup):
+        for run in cases.values():
+            run()
+    times: dict[Any, list[float]] = {name: [] for name in cases}
+    with _collector_at_rest():
+        start = time.perf_counter()
+        for done in range(most):
+            elapsed = time.perf_counter() - start
+            if done >= least and elapsed * (done + 1) / done > seconds:
+                break
+            for name, run in cases.items():
+                times[name].append(_timed(run, synchronize))
+    return times
+
+
+def _timed(run: Callable[[], Any], synchronize: Callable[[], None] | None) -> float:
+    # What an earlier case left to the collector must not be paid for by this one.
+    gc.collect()
+    if synchronize is not None:
+        synchronize()
+    start = time.perf_counter()
+    run()
+    if synchronize is not None:
+        synchronize()
+    return time.perf_counter() - start
+
+
+@contextmanager
+def _collector_at_rest() -> Iterator[None]:
+    """No collection by itself, and quick ones by hand: what exists already is not looked at again."""
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        if enabled:
+            gc.enable()
+
+
+class Ratio(NamedTuple):
+    """A ratio of two series of measurements.
+
+    Args:
+        value: Ratio of the medians.
+        low: First quartile of the ratios within a round.
+        high: Third quartile.
+    """
+
+    value: float
+    low: float
+    high: float
+
+
+def ratio_of(ours: Sequence[float], theirs: Sequence[float]) -> Ratio:
+    """Ratio of the medians of two series that were measured in turn, with its spread.
+
+    Raises:
+        ValueError: The series are empty or of different lengths.
+    """
+    _check_series(ours, theirs)
+    paired = [a / b for a, b in zip(ours, theirs)]
+    return Ratio(statistics.median(ours) / statistics.median(theirs), *_quartiles(paired))
+
+
+def added_ratio(more: Sequence[float], less: Sequence[float], unit: Sequence[float]) -> Ratio:
+    """How much ``more`` takes than ``less``, as a part of ``unit``; all were measured in turn.
+
+    Returns:
+        The median difference within a round over the median of ``unit``, and the quartiles of the differences over it.
+
+    Raises:
+        ValueError: The series are empty or of different lengths.
+    """
+    _check_series(more, less, unit)
+    whole = statistics.median(unit)
+    differences = [(a - b) / whole for a, b in zip(more, less)]
+    return Ratio(statistics.median(differences), *_quartiles(differences))
+
+
+def _check_series(*series: Sequence[float]) -> None:
+    lengths = [len(values) for values in series]
+    if not min(lengths) or len(set(lengths)) > 1:
+        raise ValueError(f'series that were measured in turn have equal lengths above 0, got {lengths}')
+
+
+def _quartiles(values: Sequence[float]) -> tuple[float, float]:
+    if len(values) == 1:
+        return values[0], values[0]
+    low, _, high = statistics.quantiles(values, n=4, method='inclusive')
+    return low, high
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Memory in MiB: resident memory of a process on the CPU, allocated tensors on a GPU.
+
+    Args:
+        empty: Before there is a model.
+        before: With model and inputs, before the first run.
+        peak: The most during the runs.
+    """
+
+    empty: float
+    before: float
+    peak: float
+
+    @property
+    def growth(self) -> float:
+        """What the runs need beyond model and inputs."""
+        return self.peak - self.before
+
+    @property
+    def with_model(self) -> float:
+        """What the runs need, model and inputs included."""
+        return self.peak - self.empty
+
+
+def memory_of(
+    prepare: Callable[[], Callable[[], Any]],
+    device: str = 'cpu',
+    runs: int = 2,
+    rehearse: Callable[[], Callable[[], Any]] | None = None,
+) -> Memory:
+    """Peak memory of what ``prepare`` returns, in this process.
+
+    On the CPU, what other code of the process freed before may be used again unseen: :func:`peak_memory` starts from a
+    fresh process.
+
+    Args:
+        prepare: Builds model and inputs and returns what to run.
+        device: ``'cpu'`` or ``'cuda'``.
+        runs: How often to run it: twice, so that the state of an optimizer, which the first step makes, is there when
+            the second one has its peak.
+        rehearse: Something small of the same kind that is prepared and run first: the code of libraries is loaded when
+            it is first run, and would count as memory of what runs it.
+    """
+    if rehearse is not None:
+        rehearse()()
+    empty = _in_use(device)
+    run = prepare()
+    before = _in_use(device)
+    _reset_peak(device)
+    for _ in range(runs):
+        run()
+    if device == 'cuda':
+        torch.cuda.synchronize()
+        return Memory(empty, before, torch.cuda.max_memory_allocated() / MIB)
+    return Memory(empty, before, _status('VmHWM'))
+
+
+def peak_memory(
+    prepare: Callable[[], Callable[[], Any]],
+    device: str = 'cpu',
+    runs: int = 2,
+    rehearse: Callable[[], Callable[[], Any]] | None = None,
+    threads: int | None = None,
+) -> Memory:
+    """:func:`memory_of` in a fresh process; on a GPU in this one, where the allocator counts exactly.
+
+    Args:
+        prepare: As in :func:`memory_of`; it must be picklable.
+        device: ``'cpu'`` or ``'cuda'``.
+        runs: As in :func:`memory_of`.
+        rehearse: As in :func:`memory_of`; it must be picklable.
+        threads: As in :func:`in_fresh_process`.
+    """
+    if device == 'cuda':
+        return memory_of(prepare, device, runs, rehearse)
+    return in_fresh_process(memory_of, prepare, device, runs, rehearse, threads=threads)
+
+
+def _in_use(device: str) -> float:
+    gc.collect()
+    if device == 'cuda':
+        return torch.cuda.memory_allocated() / MIB
+    # glibc keeps what was freed; used again by a run, it would be missing from the growth.
+    ctypes.CDLL(None).malloc_trim(0)
+    return _status('VmRSS')
+
+
+def _reset_peak(device: str) -> None:
+    if device == 'cuda':
+        torch.cuda.reset_peak_memory_stats()
+        return
+    with open('/proc/self/clear_refs', 'w', encoding='utf-8') as file:
+        file.write(_RESET_PEAK)
+
+
+def _status(key: str) -> float:
+    """An entry of this process's status in MiB.
+
+    ``getrusage`` will not do: its peak is that of the largest program that the process ever was, and one that was
+    started by a large process starts as a copy of that.
+    """
+    with open('/proc/self/status', encoding='utf-8') as file:
+        for line in file:
+            if line.startswith(f'{key}:'):
+                return int(line.split()[1]) / 1024
+    raise RuntimeError(f'/proc/self/status has no {key}: memory on the CPU is measured on Linux only')
+
+
+def in_fresh_process(
+    function: Callable[..., Any], *args: Any, threads: int | None = None, limit: float | None = None
+) -> Any:
+    """Call a function in a process that did nothing before but import the package.
+
+    The processes are forked from a server that only imports, so that each starts in a fraction of a second.
+
+    Args:
+        function: A function of a module, or a picklable object.
+        *args: Its arguments, picklable.
+        threads: Number of threads of PyTorch; None: its own choice.
+        limit: Most seconds it may take.
+
+    Returns:
+        What the function returns.
+
+    Raises:
+        TimeoutError: It took longer than ``limit``; it and all processes that it started are ended.
+        RuntimeError: It failed; the message has its traceback, or how the process ended.
+    """
+    context = multiprocessing.get_context('forkserver')
+    context.set_forkserver_preload(_PRELOADED)
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_answer, args=(sender, threads, function, args))
+    name = getattr(function, '__name__', repr(function))
+    process.start()
+    sender.close()
+    try:
+        if not receiver.poll(limit):
+            raise TimeoutError(f'{name} took longer than {limit:.0f} s')
+        succeeded, answer = receiver.recv()
+    except EOFError:
+        process.join()
+        raise RuntimeError(
+            f'the process of {name} ended with exit code {process.exitcode} and without a result; -9 means that it was '
+            f'killed, most often because memory ran out'
+        ) from None
+    finally:
+        receiver.close()
+        # The process leads a group, see _answer. It is gone once all of its members are.
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.join()
+    if not succeeded:
+        raise RuntimeError(f'{name} failed in its process:\n{answer}')
+    return answer
+
+
+def _answer(sender: Connection, threads: int | None, function: Callable[..., Any], args: Sequence[Any]) -> None:
+    # A group of its own: compilers that it starts can be ended with it.
+    os.setsid()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    try:
+        answer = (True, function(*args))
+    except Exception:
+        answer = (False, traceback.format_exc())
+    sender.send(answer)
+
+
+def operation_times(run: Callable[[], Any], device: str = 'cpu') -> dict[str, float]:
+    """Seconds that each operation takes in one run, without those that it calls.
+
+    Args:
+        run: What to profile.
+        device: ``'cpu'`` or ``'cuda'``, whose time counts.
+    """
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if device == 'cuda':
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    with torch.profiler.profile(activities=activities, acc_events=True) as profiler:
+        run()
+    key = 'self_device_time_total' if device == 'cuda' else 'self_cpu_time_total'
+    return {event.key: getattr(event, key) / 1e6 for event in profiler.key_averages() if getattr(event, key)}
+
+
+def largest_operations(times: Mapping[str, float], than: Mapping[str, float] | None = None, top: int = 6) -> str:
+    """The operations that take most, in words.
+
+    Args:
+        times: What :func:`operation_times` gave.
+        than: The same of something smaller, which is taken off.
+        top: How many to name.
+    """
+    left = {name: seconds - (than or {}).get(name, 0.0) for name, seconds in times.items()}
+    # What became quicker by chance or by design is no part of what was added.
+    left = {name: seconds for name, seconds in left.items() if seconds > 0}
+    if not left:
+        return 'no operation takes longer'
+    total = sum(left.values())
+    largest = sorted(left.items(), key=lambda item: -item[1])[:top]
+    shares = [f'{name.removeprefix("aten::")} {100 * seconds / total:.0f} %' for name, seconds in largest]
+    return f'{", ".join(shares)} of {1000 * total:.1f} ms'

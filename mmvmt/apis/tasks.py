@@ -1,0 +1,188 @@
+"""Tasks added to a trained model, and removed from it; the configs that go with an added one."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from mmengine.config import Config
+
+from mmvmt.engine.run_config import dataset_cfgs
+from mmvmt.models import MultiTaskEncoderDecoder
+from mmvmt.structures import TASKS, check_tasks
+
+_OUTPUTS = {
+    'classes': 'mmvmt.ClassesOutput',
+    'binary': 'mmvmt.ProbabilityOutput',
+    'vectors': 'mmvmt.UnitVectorOutput',
+    'metric': 'mmvmt.DepthOutput',
+}
+_METRICS = {
+    'classes': 'mmvmt.IoUMetric',
+    'binary': 'mmvmt.SaliencyMetric',
+    'vectors': 'mmvmt.NormalsMetric',
+    'metric': 'mmvmt.DepthMetric',
+}
+_EVALUATORS = ('val_evaluator', 'test_evaluator')
+
+
+def add_task(model: MultiTaskEncoderDecoder, task: str, head: Mapping[str, Any]) -> None:
+    """Add a task to a model, in place, and let it alone train.
+
+    The encoder, what tasks share, the other tasks' parts of the adapters and their heads keep every bit; they are
+    frozen, the other heads are in evaluation mode and are not run while the new task trains. ``set_trained_tasks()``
+    of the model lets everything train again.
+
+    Args:
+        model: The model, not wrapped for several ranks.
+        task: Name of the new task, see :data:`mmvmt.structures.TASKS`.
+        head: Config of its head, as under ``model.heads`` of a config.
+
+    Raises:
+        TypeError: ``model`` is no ``MultiTaskEncoderDecoder``.
+        ValueError: The task is unknown or there already, the head does not fit it, or a method has no parts per task
+            that could be added to; the model is unchanged then.
+    """
+    _check_model(model)
+    check_tasks((task,))
+    if task in model.tasks:
+        raise ValueError(f'the model has task {task!r} already; its tasks are {", ".join(model.tasks)}')
+    built = model.build_head(task, head)
+    built.init_weights()
+    # The last check that can fail; what follows cannot.
+    model.backbone.add_task(task)
+    model.heads[task] = built.to(_device_of(model))
+    _set_tasks(model, (*model.tasks, task))
+    model.set_trained_tasks((task,))
+
+
+def remove_task(model: MultiTaskEncoderDecoder, task: str) -> None:
+    """Remove a task from a model, in place: its head and its parts of the adapters.
+
+    All remaining tasks are active afterwards, and everything that the config lets train trains again.
+
+    Args:
+        model: The model, not wrapped for several ranks.
+        task: Name of one of its tasks.
+
+    Raises:
+        TypeError: ``model`` is no ``MultiTaskEncoderDecoder``.
+        ValueError: The model has no such task, or no other, or a method does not say what belongs to a task; the model
+            is unchanged then.
+    """
+    _check_model(model)
+    model.backbone.remove_task(task)
+    del model.heads[task]
+    _set_tasks(model, tuple(name for name in model.tasks if name != task))
+    model.set_trained_tasks()
+
+
+def head_config(cfg: Config, task: str, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Config of the head of a new task: as the first head of the config, with the output that the task's maps need.
+
+    Args:
+        cfg: A config with ``model.heads``.
+        task: The new task.
+        options: Changes, with dotted keys such as ``{'channels': 64, 'output.num_classes': 5}``.
+
+    Raises:
+        ValueError: The task is unknown or in the config already, or it has classes and no ``output.num_classes``.
+    """
+    check_tasks((task,))
+    heads = cfg.model.heads
+    if task in heads:
+        raise ValueError(f'the config has a head for task {task!r} already; its tasks are {", ".join(heads)}')
+    kind = TASKS[task].kind
+    head = {key: value for key, value in next(iter(heads.values())).items() if key != 'output'}
+    merged = Config(copy.deepcopy(dict(head, output=dict(type=_OUTPUTS[kind]))))
+    merged.merge_from_dict(dict(options or {}))
+    if kind == 'classes' and 'num_classes' not in merged.output:
+        raise ValueError(f'task {task!r} has classes: say how many with --head output.num_classes=N')
+    return merged.to_dict()
+
+
+def enlarged_config(cfg: Config, task: str, head: Mapping[str, Any]) -> Config:
+    """The config of a model with a further task: its head, its labels in every data set, its metric.
+
+    References are left out where they have none for the new task.
+
+    Args:
+        cfg: The config of the model without it; not changed.
+        task: The new task.
+        head: Config of its head.
+
+    Raises:
+        ValueError: An evaluator has no dictionary of metrics by task.
+    """
+    cfg = copy.deepcopy(cfg)
+    cfg.model.heads[task] = copy.deepcopy(dict(head))
+    _set_data_tasks(cfg, list(cfg.model.heads))
+    for name in _EVALUATORS:
+        evaluator = cfg.get(name)
+        metric = _metric(task, head)
+        if evaluator is None or metric is None:
+            continue
+        if not isinstance(evaluator, Mapping) or not isinstance(evaluator.get('metrics'), Mapping):
+            raise ValueError(
+                f'{name}.metrics must be a dictionary by task, as MultiTaskEvaluator takes it, to get one for {task!r}'
+            )
+        evaluator.metrics[task] = metric
+        references = evaluator.get('references')
+        if not isinstance(references, Mapping) or task not in references:
+            evaluator.references = None
+    return cfg
+
+
+def training_config(cfg: Config, task: str, load_from: str) -> Config:
+    """The config by which one task of an enlarged model trains, from a checkpoint of the whole model.
+
+    Args:
+        cfg: Config of the enlarged model; not changed.
+        task: The task that trains.
+        load_from: Path of the checkpoint.
+    """
+    cfg = copy.deepcopy(cfg)
+    cfg.model.train_cfg = dict(tasks=[task])
+    # The checkpoint holds the encoder, and those of this training hold it too.
+    cfg.model.backbone.init_cfg = None
+    cfg.load_from, cfg.resume = load_from, False
+    cfg.get('default_hooks', {}).get('checkpoint', {}).pop('save_frozen', None)
+    _set_data_tasks(cfg, [task])
+    for name in _EVALUATORS:
+        if cfg.get(name) is not None:
+            cfg[name].metrics = {task: cfg[name].metrics[task]} if task in cfg[name].metrics else {}
+            cfg[name].references = None
+    if cfg.get('val_evaluator') is not None and not cfg.val_evaluator.metrics:
+        cfg.val_dataloader = cfg.val_evaluator = cfg.val_cfg = None
+    return cfg
+
+
+def _set_data_tasks(cfg: Config, tasks: Sequence[str]) -> None:
+    for dataset in dataset_cfgs(cfg):
+        dataset['tasks'] = list(tasks)
+
+
+def _metric(task: str, head: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Config of the metric of a task; None for a task without a main figure."""
+    if TASKS[task].main_metric is None:
+        return None
+    metric = dict(type=_METRICS[TASKS[task].kind])
+    return metric | dict(num_classes=head['output']['num_classes']) if TASKS[task].kind == 'classes' else metric
+
+
+def _check_model(model: Any) -> None:
+    if not isinstance(model, MultiTaskEncoderDecoder):
+        raise TypeError(
+            f'tasks are added to and removed from a MultiTaskEncoderDecoder, got {type(model).__name__}; of a wrapped '
+            f'model pass model.module, before it is wrapped for several ranks'
+        )
+
+
+def _set_tasks(model: MultiTaskEncoderDecoder, tasks: tuple[str, ...]) -> None:
+    model.tasks = model.active_tasks = model.trained_tasks = tasks
+
+
+def _device_of(model: MultiTaskEncoderDecoder) -> torch.device:
+    return next(model.heads.parameters()).device

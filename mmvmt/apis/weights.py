@@ -1,0 +1,51 @@
+"""Models with the weights of a file of any kind: checkpoint, checkpoint without frozen weights, adapter file."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from torch import nn
+
+from mmvmt.engine.adapter_file import is_adapter_file, load_adapter
+from mmvmt.models.checkpoint import read_checkpoint, state_dict_of
+from mmvmt.models.identity import METHOD_KEY, check_method_record, fill_frozen_in, lacks_encoder, load_pretrained
+from mmvmt.registry import MODELS
+
+
+def build_model(cfg: Config) -> nn.Module:
+    """Build the model of a config in evaluation mode; no weights are read."""
+    init_default_scope(cfg.get('default_scope', 'mmvmt'))
+    return MODELS.build(cfg.model).eval()
+
+
+def load_weights(model: nn.Module, path: str | os.PathLike) -> dict[str, Any]:
+    """Load a checkpoint or an adapter file into a model; nothing in it is executed.
+
+    Where the file holds no frozen weights, those of the encoder's ``init_cfg`` are loaded first.
+
+    Args:
+        model: A model whose ``backbone`` is an ``AdaptedSwin``.
+        path: A checkpoint, or an adapter file.
+
+    Returns:
+        The meta information of the checkpoint, or the manifest of the adapter file.
+
+    Raises:
+        FileNotFoundError: The file, or that of the encoder, does not exist.
+        ValueError: A file is damaged, belongs to another model, or the encoder has no ``init_cfg`` where one is needed.
+    """
+    path = os.fspath(path)
+    if is_adapter_file(path):
+        load_pretrained(model, f'adapter file {path!r}')
+        return load_adapter(model, path)
+    checkpoint = read_checkpoint(path)
+    meta = checkpoint.get('meta', {})
+    check_method_record(meta.get(METHOD_KEY), model, f'checkpoint {path!r}')
+    if lacks_encoder(checkpoint):
+        load_pretrained(model, f'checkpoint {path!r}')
+        fill_frozen_in(model, checkpoint)
+    model.load_state_dict(state_dict_of(checkpoint))
+    return meta

@@ -1,0 +1,292 @@
+import logging
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from tiny import FOUR_TASKS, perturb, tiny_model
+
+from mmvmt.apis import MultiTaskInferencer, UnreadableImagesError
+from mmvmt.apis.inferencer import _items
+from mmvmt.apis.weights import build_model
+from mmvmt.engine.adapter_file import save_adapter
+from mmvmt.structures import encode_map
+
+SIX_TASKS = (*FOUR_TASKS, 'edge', 'depth')
+
+
+def picture(height=40, width=56, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope='module')
+def model():
+    return tiny_model(SIX_TASKS)
+
+
+@pytest.fixture(scope='module')
+def inferencer(model):
+    return MultiTaskInferencer(model, show_progress=False)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Pictures of two sizes, a damaged one, and a file that is none."""
+    root = tmp_path / 'photos'
+    root.mkdir()
+    for index, (name, size) in enumerate({'b.png': (40, 56), 'a.PNG': (64, 48), 'd.png': (40, 56)}.items()):
+        assert cv2.imwrite(str(root / name), picture(*size, seed=index))
+    (root / 'notes.txt').write_text('no picture')
+    return root
+
+
+@pytest.fixture(scope='module')
+def trained(tiny_config, tmp_path_factory):
+    """Path of a checkpoint of the tiny config, with random weights."""
+    path = tmp_path_factory.mktemp('trained') / 'model.pth'
+    model = build_model(Config.fromfile(tiny_config))
+    perturb(model)
+    torch.save(dict(state_dict=model.state_dict(), meta={}), path)
+    return path
+
+
+def assert_same(a, b):
+    assert a.keys() == b.keys()
+    for task, expected in b.items():
+        np.testing.assert_array_equal(a[task], expected)
+
+
+def test_an_array_gives_its_maps_at_its_size(inferencer, model):
+    image = picture()
+    maps = inferencer(image)
+    shapes = {task: (array.shape, array.dtype.name) for task, array in maps.items()}
+    plane = (40, 56)
+    assert shapes == {
+        'semseg': (plane, 'uint8'),
+        'human_parts': (plane, 'uint8'),
+        'saliency': (plane, 'float32'),
+        'normals': ((3, *plane), 'float32'),
+        'edge': (plane, 'float32'),
+        'depth': (plane, 'float32'),
+    }
+    np.testing.assert_allclose(np.linalg.norm(maps['normals'], axis=0), 1, atol=1e-5)
+    (sample,) = model.test_step(dict(inputs=[torch.from_numpy(image.transpose(2, 0, 1).copy())]))
+    for task, array in maps.items():
+        np.testing.assert_array_equal(array.reshape(sample.pred.get(task).shape), sample.pred.get(task).numpy())
+
+
+def test_a_file_gives_what_its_pixels_give(inferencer, folder):
+    assert_same(inferencer(folder / 'b.png'), inferencer(cv2.imread(str(folder / 'b.png'))))
+
+
+@pytest.mark.parametrize('kind', ['folder', 'pattern', 'list'])
+def test_several_pictures_are_named(kind, inferencer, folder):
+    inputs = {
+        'folder': folder,
+        'pattern': str(folder / '*.[pP][nN][gG]'),
+        'list': [folder / 'a.PNG', str(folder / 'b.png'), cv2.imread(str(folder / 'd.png'))],
+    }[kind]
+    maps = inferencer(inputs)
+    assert list(maps) == (['a', 'b', 'array_2'] if kind == 'list' else ['a', 'b', 'd'])
+    assert_same(maps['a'], inferencer(folder / 'a.PNG'))
+    assert_same(maps[list(maps)[2]], inferencer(folder / 'd.png'))
+
+
+def test_names_keep_folders_and_tell_suffixes_apart(tmp_path):
+    for name in ('x/one.png', 'y/one.png', 'y/two.png', 'y/two.jpg'):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    names = [item.name for item in _items(str(tmp_path / '**/*.*'))]
+    assert names == ['x/one', 'y/one', 'y/two.jpg', 'y/two.png']
+    with pytest.raises(ValueError, match=r"picture 'one\.png' is named twice"):
+        _items([tmp_path / 'x/one.png', tmp_path / 'x' / '..' / 'x/one.png'])
+
+
+def test_pictures_of_one_batch_may_differ_in_size(inferencer, folder):
+    alone, together = inferencer(folder), inferencer(folder, batch_size=3)
+    for name, maps in together.items():
+        assert {task: array.shape for task, array in maps.items()} == {t: a.shape for t, a in alone[name].items()}
+    # Nothing is padded where all are of one size: then the maps are the same.
+    same_size = inferencer([folder / 'b.png', folder / 'd.png'], batch_size=2)
+    for name in ('b', 'd'):
+        np.testing.assert_allclose(same_size[name]['saliency'], alone[name]['saliency'], atol=1e-5)
+
+
+def test_some_tasks_and_a_model_that_stays_as_it_was(model):
+    before = dict(model.test_cfg)
+    model.test_cfg = before | dict(resolution='input')
+    calls = []
+    hook = model.heads['semseg'].register_forward_hook(lambda *_: calls.append('semseg'))
+    try:
+        maps = MultiTaskInferencer(model, tasks=['depth', 'normals'], show_progress=False)(picture())
+        assert model.test_cfg['resolution'] == 'input'
+    finally:
+        hook.remove()
+        model.test_cfg = before
+    assert set(maps) == {'depth', 'normals'}
+    assert calls == []
+    assert model.active_tasks == SIX_TASKS
+    with pytest.raises(ValueError, match="unknown task 'flow'"):
+        MultiTaskInferencer(model, tasks=['flow'])
+
+
+def test_the_pipeline_resizes_and_the_maps_come_back(model):
+    pipeline = [dict(type='mmvmt.LoadMultiTaskImage', scale=(32, 32)), dict(type='mmvmt.PackMultiTaskInputs')]
+    inferencer = MultiTaskInferencer(model, pipeline=pipeline, show_progress=False)
+    image = picture(70, 90)
+    (prediction,) = inferencer.predict([image])
+    assert prediction.maps['semseg'].shape == (70, 90)
+    assert prediction.sample.img_shape == (32, 32)
+    np.testing.assert_array_equal(prediction.image, image)
+
+
+def test_saves_maps_and_pictures(inferencer, folder, tmp_path):
+    out = tmp_path / 'out'
+    maps = inferencer(folder, out_dir=out)
+    assert sorted(path.name for path in out.iterdir()) == sorted([*SIX_TASKS, 'pictures'])
+    for name, of_image in maps.items():
+        semseg = cv2.imread(str(out / 'semseg' / f'{name}.png'), cv2.IMREAD_UNCHANGED)
+        np.testing.assert_array_equal(semseg, of_image['semseg'])
+        np.testing.assert_array_equal(np.load(out / 'depth' / f'{name}.npy'), of_image['depth'])
+        normals = cv2.imread(str(out / 'normals' / f'{name}.png'), cv2.IMREAD_UNCHANGED)[..., ::-1]
+        np.testing.assert_array_equal(normals, encode_map('normals', torch.from_numpy(of_image['normals'])))
+        drawn = cv2.imread(str(out / 'pictures' / f'{name}.png'))
+        assert drawn.shape[1] > 7 * of_image['semseg'].shape[1]
+
+
+def test_all_readable_pictures_are_computed_before_the_others_are_named(inferencer, folder, tmp_path):
+    (folder / 'a2.png').write_bytes((folder / 'a.PNG').read_bytes()[:200])
+    (folder / 'c.jpg').write_bytes(b'no picture at all')
+    out = tmp_path / 'out'
+    with pytest.raises(UnreadableImagesError) as caught:
+        inferencer(folder, batch_size=2, out_dir=out)
+    assert sorted(Path(path).name for path in caught.value.failures) == ['a2.png', 'c.jpg']
+    message = str(caught.value)
+    assert message.startswith('2 of the pictures cannot be read:')
+    assert 'c.jpg' in message
+    assert list(caught.value.maps) == ['a', 'b', 'd']
+    assert sorted(path.stem for path in (out / 'semseg').iterdir()) == ['a', 'b', 'd']
+
+
+def test_unreadable_pictures_can_be_skipped(inferencer, folder):
+    (folder / 'c.jpg').write_bytes(b'no picture at all')
+    records = []
+    handler = logging.Handler()
+    handler.emit = records.append
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(handler)
+    try:
+        maps = inferencer(folder, on_unreadable='skip')
+    finally:
+        logger.removeHandler(handler)
+    assert list(maps) == ['a', 'b', 'd']
+    (record,) = (record for record in records if record.levelno == logging.WARNING)
+    assert 'c.jpg' in record.getMessage()
+
+
+@pytest.mark.parametrize(
+    'inputs, error, message',
+    [
+        ('nowhere.jpg', FileNotFoundError, "picture 'nowhere.jpg' does not exist"),
+        ('nowhere/*.jpg', FileNotFoundError, r"pattern 'nowhere/\*\.jpg' matches no file"),
+        ([], ValueError, 'the list of inputs is empty'),
+        ([3], TypeError, 'input 0 must be a path or an array, got int'),
+        (np.zeros((4, 4), np.uint8), ValueError, r'input 0 must be a picture \(H, W, 3\) uint8'),
+        ([picture(), picture().astype(np.float32)], ValueError, 'input 1 must be a picture'),
+    ],
+)
+def test_wrong_inputs(inputs, error, message, inferencer):
+    with pytest.raises(error, match=message):
+        inferencer(inputs)
+
+
+def test_wrong_options(inferencer, tmp_path):
+    with pytest.raises(FileNotFoundError, match='holds no picture'):
+        inferencer(tmp_path)
+    with pytest.raises(ValueError, match='batch_size must be 1 or more, got 0'):
+        inferencer(picture(), batch_size=0)
+    with pytest.raises(ValueError, match="got 'ignore'"):
+        inferencer(picture(), on_unreadable='ignore')
+
+
+def test_config_and_checkpoint(tiny_config, trained, scenes):
+    image = sorted((scenes / 'JPEGImages').iterdir())[0]
+    inferencer = MultiTaskInferencer(tiny_config, trained, device='cpu', show_progress=False)
+    maps = inferencer(image)
+    assert set(maps) == set(FOUR_TASKS)
+    reference = build_model(Config.fromfile(tiny_config))
+    reference.load_state_dict(torch.load(trained, weights_only=True)['state_dict'])
+    assert_same(maps, MultiTaskInferencer(reference, show_progress=False)(image))
+    assert not inferencer.model.training
+
+
+def test_config_and_adapter_file(tiny_config, trained, tmp_path):
+    whole = MultiTaskInferencer(tiny_config, trained, device='cpu', show_progress=False)
+    adapter, encoder = tmp_path / 'adapter.safetensors', tmp_path / 'encoder.pth'
+    save_adapter(whole.model, adapter)
+    torch.save(whole.model.backbone.state_dict(), encoder)
+    cfg = Config.fromfile(tiny_config)
+    cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=str(encoder))
+    small = MultiTaskInferencer(cfg, adapter, device='cpu', show_progress=False)
+    assert_same(small(picture()), whole(picture()))
+    with pytest.raises(ValueError, match='init_cfg'):
+        MultiTaskInferencer(tiny_config, adapter, device='cpu')
+
+
+def test_pipeline_of_the_config(tiny_config, trained):
+    options = {'test_dataloader.dataset.pipeline.0.scale': (32, 32)}
+    inferencer = MultiTaskInferencer(tiny_config, trained, device='cpu', cfg_options=options, show_progress=False)
+    (prediction,) = inferencer.predict(picture())
+    assert prediction.sample.img_shape == (32, 32)
+    assert prediction.maps['semseg'].shape == (40, 56)
+
+
+def test_wrong_models(tiny_config, trained, model, tmp_path):
+    with pytest.raises(ValueError, match='a config alone gives a model with random weights'):
+        MultiTaskInferencer(tiny_config)
+    with pytest.raises(FileNotFoundError, match=r"config 'no\.py' does not exist"):
+        MultiTaskInferencer('no.py', trained)
+    with pytest.raises(FileNotFoundError, match='does not exist'):
+        MultiTaskInferencer(tiny_config, tmp_path / 'no.pth')
+    with pytest.raises(TypeError, match='must be a MultiTaskEncoderDecoder, got Linear'):
+        MultiTaskInferencer(torch.nn.Linear(1, 1))
+    with pytest.raises(TypeError, match='got int'):
+        MultiTaskInferencer(3)
+    with pytest.raises(ValueError, match='change a config, but a built model was given'):
+        MultiTaskInferencer(model, cfg_options=dict(a=1))
+    cfg = Config.fromfile(tiny_config)
+    cfg.test_dataloader = None
+    with pytest.raises(ValueError, match='has no test_dataloader'):
+        MultiTaskInferencer(cfg, trained)
+
+
+@pytest.mark.parametrize(
+    'pipeline, message',
+    [
+        ([], 'must begin with LoadMultiTaskImage, got: nothing'),
+        ([dict(type='mmvmt.PackMultiTaskInputs')], 'must begin with LoadMultiTaskImage, got: PackMultiTaskInputs'),
+        ([dict(type='mmvmt.LoadMultiTaskImage')], 'must end with PackMultiTaskInputs, got: LoadMultiTaskImage'),
+    ],
+)
+def test_wrong_pipelines(pipeline, message, model):
+    with pytest.raises(ValueError, match=message):
+        MultiTaskInferencer(model, pipeline=pipeline)
+
+
+class Hostile:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.mkdir, (self.path,)
+
+
+def test_nothing_in_the_weights_is_executed(tiny_config, trained, tmp_path):
+    checkpoint = torch.load(trained, weights_only=True) | dict(extra=Hostile(tmp_path / 'owned'))
+    torch.save(checkpoint, tmp_path / 'hostile.pth')
+    with pytest.raises(ValueError, match='holding code that would be executed'):
+        MultiTaskInferencer(tiny_config, tmp_path / 'hostile.pth')
+    assert not (tmp_path / 'owned').exists()

@@ -1,0 +1,277 @@
+"""Tasks added to a trained model and removed again: what stays, what trains, what runs."""
+
+import copy
+
+import pytest
+import torch
+from mmengine.optim import build_optim_wrapper
+from tiny import FOUR_TASKS, OUTPUTS, VMT, batch, model_cfg, perturb, tiny_model, tiny_swin
+from torch import nn
+
+import mmvmt
+from mmvmt.adapters import Method
+from mmvmt.apis.tasks import add_task, remove_task
+from mmvmt.registry import MODELS
+
+IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+NORM = dict(type='GN', num_groups=2)
+HEAD = dict(type='mmvmt.MLPHead', channels=8, norm_cfg=NORM, output=OUTPUTS['depth'])
+WRAPPER = dict(
+    type='OptimWrapper',
+    constructor='mmvmt.PEFTOptimWrapperConstructor',
+    optimizer=dict(type='AdamW', lr=0.01, weight_decay=0.05),
+)
+FIVE_TASKS = (*FOUR_TASKS, 'depth')
+
+
+def snapshot(model):
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def flags(model):
+    return {name: p.requires_grad for name, p in model.named_parameters()}
+
+
+def train_two_iterations(model):
+    wrapper = build_optim_wrapper(model, WRAPPER)
+    model.train()
+    for seed in range(2):
+        losses = model.train_step(batch(FIVE_TASKS, seed=seed), wrapper)
+    return wrapper, losses
+
+
+@pytest.mark.parametrize('head_norm', ['GN', 'BN'])
+@pytest.mark.parametrize(
+    'plugin',
+    [
+        VMT,
+        dict(cfg=dict(type='mmvmt.VMTAdapterLite', reduction=2, scale='learned')),
+        dict(cfg=dict(type='mmvmt.Adapter')),
+    ],
+    ids=['VMTAdapter', 'VMTAdapterLite', 'Adapter'],
+)
+def test_other_tasks_keep_every_bit_before_and_after_training_the_new_one(plugin, head_norm):
+    cfg = model_cfg(plugins=[plugin])
+    for head in cfg['heads'].values():
+        head['norm_cfg'] = NORM if head_norm == 'GN' else dict(type='BN')
+    model = MODELS.build(cfg)
+    perturb(model)
+    model.eval()
+    expected, before = model(IMAGES), snapshot(model)
+    add_task(model, 'depth', HEAD)
+    assert model.tasks == FIVE_TASKS
+    for name, logits in expected.items():
+        assert torch.equal(model(IMAGES)[name], logits), name
+
+    start = snapshot(model)
+    _, log = train_two_iterations(model)
+    assert set(log) == {'loss', 'loss_depth'}
+    model.eval()
+    got = model(IMAGES)
+    for name, logits in expected.items():
+        assert torch.equal(got[name], logits), name
+    after = snapshot(model)
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    moved = {name for name, value in after.items() if not torch.equal(start[name], value)}
+    assert {name for name in moved if not name.startswith('heads.depth.')}
+    assert {name for name in moved if name.startswith('heads.depth.')}
+    assert all('depth' in name for name in moved)
+
+
+def test_the_new_task_starts_from_the_features_that_all_tasks_share():
+    model = tiny_model()
+    add_task(model, 'depth', HEAD)
+    (adapter,) = model.backbone.adapters
+    for extraction in adapter.extractions.values():
+        assert (extraction['depth'].scale == 1).all()
+        assert (extraction['depth'].shift == 0).all()
+        assert not (extraction['semseg'].scale == 1).any()
+
+
+def test_the_optimizer_gets_the_new_scale_shift_and_head_alone():
+    model = tiny_model()
+    add_task(model, 'depth', HEAD)
+    wrapper, _ = train_two_iterations(model)
+    held = [id(p) for group in wrapper.optimizer.param_groups for p in group['params']]
+    new = {id(p): name for name, p in model.named_parameters() if 'depth' in name}
+    assert sorted(held) == sorted(new)
+    assert {name.rpartition('.')[2] for name in new.values() if 'extractions' in name} == {'scale', 'shift'}
+    assert {group['name'] for group in wrapper.optimizer.param_groups} == {
+        'adapters_no_decay',
+        'decoders',
+        'decoders_no_decay',
+    }
+
+
+def test_other_heads_are_neither_run_nor_in_training_mode_meanwhile():
+    model = tiny_model()
+    add_task(model, 'depth', HEAD)
+    runs = []
+    for name, head in model.heads.items():
+        head.register_forward_hook(lambda *_, name=name: runs.append(name))
+    train_two_iterations(model)
+    assert runs == ['depth', 'depth']
+    assert {name for name, head in model.heads.items() if head.training} == {'depth'}
+    assert model.backbone.training
+
+
+def test_the_new_task_gets_the_gradient_that_a_model_built_with_it_has():
+    model = tiny_model()
+    add_task(model, 'depth', HEAD)
+    built = tiny_model(FIVE_TASKS, seed=3)
+    built.load_state_dict(model.state_dict())
+    losses = []
+    for each in (model, built):
+        each.train()
+        data = each.data_preprocessor(batch(FIVE_TASKS), True)
+        loss = each(**data, mode='loss')['loss_depth']
+        loss.backward()
+        losses.append(loss)
+    torch.testing.assert_close(losses[0], losses[1])
+    expected = dict(built.named_parameters())
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            torch.testing.assert_close(parameter.grad, expected[name].grad, msg=name)
+        else:
+            assert parameter.grad is None
+
+
+def test_remove_task_restores_the_model_exactly():
+    model = tiny_model()
+    expected, before, trained = model(IMAGES), snapshot(model), flags(model)
+    add_task(model, 'depth', HEAD)
+    remove_task(model, 'depth')
+    assert (model.tasks, model.backbone.tasks, model.active_tasks) == (FOUR_TASKS,) * 3
+    assert list(model.state_dict()) == list(before)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert flags(model) == trained
+    assert all(torch.equal(model(IMAGES)[name], logits) for name, logits in expected.items())
+
+
+def test_any_task_can_be_removed():
+    model = tiny_model()
+    expected = model(IMAGES)
+    remove_task(model, 'human_parts')
+    got = model(IMAGES)
+    assert list(got) == ['semseg', 'saliency', 'normals']
+    assert all(torch.equal(expected[name], logits) for name, logits in got.items())
+    assert not any('human_parts' in name for name in model.state_dict())
+
+
+@pytest.mark.parametrize('task_order', ['sequential', 'stacked'])
+@pytest.mark.parametrize(
+    'plugin', [VMT, dict(cfg=dict(type='mmvmt.VPTDeep', prompts=3))], ids=['VMTAdapter', 'VPTDeep']
+)
+def test_a_subset_computes_only_its_features_and_heads(plugin, task_order, monkeypatch):
+    model = tiny_model(plugins=[plugin])
+    model.backbone.task_order = task_order
+    expected = model.test_step(batch())[0].pred
+    heads, wanted = [], []
+    for name, head in model.heads.items():
+        head.register_forward_hook(lambda *_, name=name: heads.append(name))
+    method = type(model.backbone.adapters[0])
+    of_task = 'tap' if method.tap is not Method.tap else 'tokens'
+    original = getattr(method, of_task)
+
+    def spy(self, *args):
+        tasks = args[-1]
+        wanted.extend([tasks] if isinstance(tasks, str) else tasks)
+        return original(self, *args)
+
+    monkeypatch.setattr(method, of_task, spy)
+    model.set_active_tasks(['normals', 'semseg'])
+    pred = model.test_step(batch())[0].pred
+    assert set(pred.keys()) == {'semseg', 'normals'}
+    assert sorted(heads) == ['normals', 'semseg']
+    assert set(wanted) == {'semseg', 'normals'}
+    for name in ('semseg', 'normals'):
+        torch.testing.assert_close(pred.get(name), expected.get(name))
+    model.set_active_tasks()
+    assert set(model.test_step(batch())[0].pred.keys()) == set(FOUR_TASKS)
+
+
+def test_sliding_windows_and_the_constructor_know_subsets():
+    model = tiny_model(
+        test_cfg=dict(mode='slide', crop_size=(48, 48), stride=(32, 32)), train_cfg=dict(tasks=['saliency'])
+    )
+    model.set_active_tasks(['saliency'])
+    assert list(model.test_step(batch())[0].pred.keys()) == ['saliency']
+    assert all(('saliency' in name) == trains for name, trains in flags(model).items())
+
+
+def test_all_tasks_again_trains_what_the_config_says():
+    model = tiny_model(plugins=[dict(cfg=dict(type='mmvmt.VMTAdapter', reduction=2, unfreeze='norms'))])
+    declared = flags(model)
+    model.set_trained_tasks(['normals'])
+    assert flags(model) != declared
+    model.set_trained_tasks(['normals', *FOUR_TASKS[:3]])
+    assert flags(model) == declared
+    assert model.trained_tasks == FOUR_TASKS
+
+
+@pytest.mark.parametrize(
+    'use, message',
+    [
+        (lambda m: add_task(m, 'semseg', HEAD), "the model has task 'semseg' already"),
+        (lambda m: add_task(m, 'heights', HEAD), "unknown task 'heights'"),
+        (lambda m: add_task(m, 'edge', HEAD), "task 'edge' puts out 'metric' maps, but the task has 'binary' maps"),
+        (lambda m: remove_task(m, 'depth'), "the encoder has no task 'depth'; it has semseg, human_parts"),
+        (lambda m: m.set_active_tasks(['depth']), "unknown task 'depth'; known tasks are semseg, human_parts"),
+        (lambda m: m.set_trained_tasks([]), 'tasks is empty'),
+    ],
+)
+def test_wrong_tasks_change_nothing(use, message):
+    model = tiny_model()
+    before, trained = snapshot(model), flags(model)
+    with pytest.raises(ValueError, match=message):
+        use(model)
+    assert list(model.state_dict()) == list(before)
+    assert flags(model) == trained
+    assert model.active_tasks == FOUR_TASKS
+
+
+def test_the_only_task_stays():
+    with pytest.raises(ValueError, match="'semseg' is the only task of the encoder"):
+        remove_task(tiny_model(('semseg',)), 'semseg')
+
+
+class Undeclared(Method):
+    per_task = True
+
+
+def test_a_method_that_does_not_say_what_belongs_to_a_task_is_refused_as_a_whole():
+    model = tiny_model()
+    (vmt,) = model.backbone.adapters
+    model.backbone.adapters.append(Undeclared((), FOUR_TASKS))
+    before = snapshot(model)
+    for use in (lambda: add_task(model, 'depth', HEAD), lambda: remove_task(model, 'semseg')):
+        with pytest.raises(ValueError, match=r'Undeclared does not say .*: define task_parts\(\)'):
+            use()
+        assert list(model.state_dict()) == list(before)
+        assert vmt.tasks == model.tasks == FOUR_TASKS
+
+
+def test_a_merged_method_gets_no_task():
+    model = tiny_model(plugins=[dict(cfg=dict(type='mmvmt.LoRA', rank=2, per_task=False))])
+    model.backbone.adapters[0].merge(model.backbone)
+    with pytest.raises(ValueError, match=r'LoRA is merged and cannot get a task: call unmerge\(encoder\) first'):
+        add_task(model, 'depth', HEAD)
+
+
+def test_wrapped_models_and_encoders_without_tasks_are_refused():
+    with pytest.raises(TypeError, match=r'got DataParallel; of a wrapped model pass model\.module'):
+        mmvmt.add_task(nn.DataParallel(tiny_model()), 'depth', HEAD)
+    with pytest.raises(ValueError, match="an encoder without tasks cannot get task 'depth'"):
+        tiny_swin(tasks=None).add_task('depth')
+
+
+def test_an_enlarged_model_can_be_copied_and_saved(tmp_path):
+    model = tiny_model()
+    add_task(model, 'depth', HEAD)
+    twin = copy.deepcopy(model)
+    torch.save(model.state_dict(), tmp_path / 'model.pth')
+    built = tiny_model(FIVE_TASKS, seed=4)
+    built.load_state_dict(torch.load(tmp_path / 'model.pth', weights_only=True))
+    for name, logits in model(IMAGES).items():
+        assert torch.equal(logits, built(IMAGES)[name])
+        assert torch.equal(logits, twin(IMAGES)[name])

@@ -1,0 +1,146 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny import FOUR_TASKS, VMT, model_cfg, perturb, tiny_model
+
+from mmvmt.models.export import MultiTaskGraph, example_images, export_graph, save_onnx
+from mmvmt.registry import MODELS
+
+FIVE_TASKS = (*FOUR_TASKS, 'depth')
+# Batch, height, width: whole windows; one window; odd edges; smaller than a window.
+SIZES = ((1, 64, 64), (2, 32, 16), (3, 131, 45), (1, 33, 97), (1, 7, 10))
+TWO_STAGES = dict(depths=(1, 2), num_heads=(1, 2), strides=(4, 2), out_indices=(0, 1))
+# Streams that tasks share, changed layers, copies of frozen layers, prompts, and generated weights.
+METHODS = {
+    'VMTAdapter': dict(type='mmvmt.VMTAdapter', reduction=2),
+    'LoRA': dict(type='mmvmt.LoRA', rank=2, norms=True),
+    'BitFit': dict(type='mmvmt.BitFit'),
+    'NormTuning': dict(type='mmvmt.NormTuning'),
+    'RelativePositionBias': dict(type='mmvmt.RelativePositionBias'),
+    'VPTShallow': dict(type='mmvmt.VPTShallow', prompts=3),
+    'VPTDeep': dict(type='mmvmt.VPTDeep', prompts=3),
+    'PHMAdapter': dict(type='mmvmt.PHMAdapter', n=4),
+    'PolyhistorLite': dict(type='mmvmt.PolyhistorLite', rank=2, embedding=5, hidden=16, code=6),
+}
+
+
+def small_model(tasks=('semseg', 'normals'), plugins=(VMT,)):
+    """A model of two stages, which is recorded in seconds; it has merging, padding and shifted windows."""
+    cfg = model_cfg(tasks, plugins)
+    cfg['backbone'] |= TWO_STAGES
+    torch.manual_seed(0)
+    model = MODELS.build(cfg)
+    perturb(model)
+    return model.eval()
+
+
+@torch.no_grad()
+def assert_same_maps(model, images, outputs, tasks):
+    samples = model.test_step(dict(inputs=images))
+    logits = model.encode_decode(model.data_preprocessor(dict(inputs=images))['inputs'])
+    for task, output in zip(tasks, outputs):
+        expected = torch.stack([sample.pred.get(task) for sample in samples])
+        if output.ndim == 3:
+            expected = expected.squeeze(1)
+        assert output.dtype == expected.dtype
+        assert output.shape == expected.shape
+        if output.dtype == torch.uint8:
+            # Where two classes are as good as equal, rounding decides.
+            resized = F.interpolate(logits[task], size=images.shape[2:], mode='bilinear', align_corners=False)
+            best = resized.topk(2, dim=1).values
+            clear = best[:, 0] - best[:, 1] > 1e-4
+            assert clear.any()
+            assert torch.equal(output[clear], expected[clear])
+        else:
+            torch.testing.assert_close(output, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize('method', METHODS)
+def test_equals_the_model_at_any_size(method):
+    model = tiny_model(FIVE_TASKS, plugins=(dict(cfg=METHODS[method]),))
+    graph = MultiTaskGraph(model)
+    for seed, (batch, height, width) in enumerate(SIZES):
+        images = example_images(graph, batch, height, width, seed)
+        with torch.no_grad():
+            assert_same_maps(model, images, graph(images), FIVE_TASKS)
+
+
+def test_normalised_images_and_logits():
+    model = tiny_model()
+    graph = MultiTaskGraph(model, normalised=True, logits=True)
+    images = example_images(graph, 2, 50, 37)
+    assert images.dtype == torch.float32
+    with torch.no_grad():
+        expected, got = model(images), graph(images)
+    for task, logits in zip(FOUR_TASKS, got):
+        resized = F.interpolate(expected[task], size=(50, 37), mode='bilinear', align_corners=False)
+        torch.testing.assert_close(logits, resized, atol=1e-5, rtol=1e-4)
+
+
+def test_some_tasks_in_the_order_asked_for():
+    model = tiny_model()
+    graph = MultiTaskGraph(model, tasks=('normals', 'semseg'))
+    images = example_images(graph, 1, 40, 40)
+    with torch.no_grad():
+        normals, semseg = graph(images)
+    assert normals.shape == (1, 3, 40, 40)
+    assert_same_maps(model, images, (normals, semseg), ('normals', 'semseg'))
+    with pytest.raises(ValueError, match="unknown task 'depth'"):
+        MultiTaskGraph(model, tasks=('depth',))
+
+
+def test_the_model_keeps_its_modules_and_the_graph_its_weights():
+    model = tiny_model()
+    before = model(torch.zeros(1, 3, 64, 64))['semseg']
+    graph = MultiTaskGraph(model)
+    assert {p.data_ptr() for p in graph.parameters()} == {p.data_ptr() for p in model.parameters()}
+    assert torch.equal(model(torch.zeros(1, 3, 64, 64))['semseg'], before)
+
+
+def test_one_program_for_all_sizes():
+    # Prompts that are carried from block to block take every way that the stream has.
+    model = small_model(plugins=(dict(cfg=METHODS['VPTShallow']),))
+    graph = MultiTaskGraph(model)
+    run = export_graph(graph, height=70, width=99).module()
+    for seed, (batch, height, width) in enumerate(((1, 64, 64), (2, 33, 40), (3, 131, 45))):
+        images = example_images(graph, batch, height, width, seed)
+        with torch.no_grad():
+            assert_same_maps(model, images, run(images), graph.tasks)
+
+
+def test_what_cannot_be_exported():
+    half = small_model()
+    half.backbone.frozen_dtype = torch.bfloat16
+    with pytest.raises(ValueError, match=r'model\.backbone\.frozen_dtype=None'):
+        MultiTaskGraph(half)
+
+    padding = small_model()
+    padding.data_preprocessor.size_divisor = 32
+    with pytest.raises(ValueError, match='size_divisor=32'):
+        MultiTaskGraph(padding)
+    assert MultiTaskGraph(padding, normalised=True).normalised
+
+    foreign = small_model()
+    foreign.backbone = torch.nn.Identity()
+    with pytest.raises(ValueError, match='only models with an AdaptedSwin can be exported, got Identity'):
+        MultiTaskGraph(foreign)
+
+    cfg = model_cfg(('semseg',))
+    cfg['heads']['semseg']['type'] = 'mmvmt.DeformableHead'
+    with pytest.raises(ValueError, match="the head of task 'semseg' is a DeformableHead"):
+        MultiTaskGraph(MODELS.build(cfg))
+
+
+def test_sizes_that_cannot_be_traced():
+    graph = MultiTaskGraph(small_model())
+    with pytest.raises(ValueError, match='got 32 x 64'):
+        export_graph(graph, height=32, width=64)
+    graph.backbone.use_abs_pos_embed = True
+    with pytest.raises(ValueError, match='use_abs_pos_embed'):
+        export_graph(graph, height=64, width=64)
+
+
+def test_onnx_packages_are_asked_for(monkeypatch, tmp_path):
+    monkeypatch.setattr('mmvmt.models.export.importlib.util.find_spec', lambda name: None)
+    with pytest.raises(ImportError, match=r'onnx and onnxscript: pip install -r requirements/optional\.txt'):
+        save_onnx(None, None, str(tmp_path / 'model.onnx'))

@@ -15,7 +15,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -63,17 +63,20 @@ class MethodSpec:
         family: Key of ``mmvmt.apis.comparison.FAMILIES``.
         passes: How often the encoder runs per image: ``'1'``, ``'T'`` for the number of tasks, ``'T models'``.
         configs: ``{preset: {part: config}}``; a part is a model of its own, the only one is named ``''``.
+        variant_of: Method of which it is a variant, trained at its rates without trials, and only where it is asked
+            for by name; empty: it is a method of its own.
     """
 
     title: str
     family: str
     passes: str
     configs: dict[str, dict[str, str]]
+    variant_of: str = ''
 
 
-def _spec(title: str, family: str, passes: str, pascal: str, synthetic: str) -> MethodSpec:
+def _spec(title: str, family: str, passes: str, pascal: str, synthetic: str, variant_of: str = '') -> MethodSpec:
     configs = dict(pascal={'': f'configs/{pascal}.py'}, synthetic={'': f'configs/{synthetic}.py'})
-    return MethodSpec(title, family, passes, configs)
+    return MethodSpec(title, family, passes, configs, variant_of)
 
 
 def _baseline(title: str, family: str, name: str, passes: str = 'T') -> MethodSpec:
@@ -117,7 +120,26 @@ METHODS: dict[str, MethodSpec] = {
     'vmt_adapter_lite': _spec(
         'VMT-Adapter-Lite', 'VMT-Adapter', '1', 'vmt/swin_t_lite_pascal', 'vmt/swin_nano_lite_synthetic'
     ),
+    'vmt_adapter_bf16': _spec(
+        'VMT-Adapter, encoder in bfloat16',
+        'VMT-Adapter',
+        '1',
+        'vmt/swin_t_bf16_pascal',
+        'vmt/swin_nano_bf16_synthetic',
+        variant_of='vmt_adapter',
+    ),
+    'vmt_adapter_deformable': _spec(
+        'VMT-Adapter, deformable heads',
+        'VMT-Adapter',
+        '1',
+        'vmt/swin_t_deformable_pascal',
+        'vmt/swin_nano_deformable_synthetic',
+        variant_of='vmt_adapter',
+    ),
 }
+STANDARD = [name for name, spec in METHODS.items() if not spec.variant_of]
+"""What is compared unless methods are named."""
+VARIANTS = [name for name in METHODS if name not in STANDARD]
 
 
 @dataclass(frozen=True)
@@ -190,7 +212,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--out', required=True, type=Path, help='folder for everything')
     parser.add_argument('--preset', choices=list(PRESETS), default='synthetic', help='default: %(default)s')
     parser.add_argument(
-        '--methods', type=methods, default=list(METHODS), help='names separated by commas (default: all of them)'
+        '--methods',
+        type=methods,
+        default=STANDARD,
+        help=f'names separated by commas (default: all but the variants {", ".join(VARIANTS)})',
     )
     parser.add_argument('--seeds', type=positive, default=3, help='trainings per method (default: %(default)s)')
     parser.add_argument(
@@ -401,8 +426,10 @@ class Comparison:
 
     @property
     def methods(self) -> list[str]:
-        """What is trained: the methods asked for, the references of Delta_m, and what the scaling experiment needs."""
+        """What is trained: the methods asked for and those they are variants of, the references of Delta_m, and what the
+        scaling experiment needs."""
         wanted = set(self.args.methods)
+        wanted.update(METHODS[name].variant_of for name in self.args.methods if METHODS[name].variant_of)
         if not self.args.published_references:
             wanted.add('single_task')
         if self.args.scaling:
@@ -671,7 +698,8 @@ class Comparison:
         trainings = [(part.stem, self.iters) for part in self.planned()] * self.args.seeds
         (heads,) = self.parts('decoders_only')
         others = [part for part in self.planned() if part != heads]
-        later = [(part.stem, self.sweep_iters) for part in others for _ in self.multipliers]
+        tried = [part for part in others if not METHODS[part.method].variant_of]
+        later = [(part.stem, self.sweep_iters) for part in tried for _ in self.multipliers]
         self.run_trainings(self.trials(heads), later + trainings, trials=True)
         if self.choice(heads) is None:
             reasons = '; '.join(self.failures.get('decoders_only', {}).values()) or 'every trial diverged'
@@ -695,16 +723,20 @@ class Comparison:
 
     def trials(self, part: Part) -> list[tuple[Part, Stage]]:
         """Trainings that choose among the candidates; none where there is no choice."""
-        candidates = self.candidates(part) if part not in self.broken else []
+        fixed = part in self.broken or METHODS[part.method].variant_of
+        candidates = [] if fixed else self.candidates(part)
         if len(candidates) < 2:
             return []
         return [(part, self.training(part, c, SWEEP_SEED, self.sweep_iters, self.encoder)) for c in candidates]
 
     def choice(self, part: Part) -> Choice | None:
-        """The candidate with the best Delta_m against the constant predictor over the tasks of the model; None while
-        trials are missing, or if all of them failed."""
+        """The candidate with the best Delta_m against the constant predictor over the tasks of the model, for a variant
+        what was chosen for its method; None while trials are missing, or if all of them failed."""
         if part in self._choices or part in self.broken:
             return self._choices.get(part)
+        if origin := METHODS[part.method].variant_of:
+            chosen = next(self.choice(other) for other in self.parts(origin) if other.name == part.name)
+            return chosen and replace(chosen, tried=[])
         candidates, tried, scored = self.candidates(part), [], []
         for candidate, (_, stage) in zip(candidates, self.trials(part)):
             outcome = self.outcome(stage)

@@ -156,7 +156,7 @@ SMALL = ('--methods', 'decoders_only,vmt_adapter', '--seeds', 2, '--iters', 8)
 def test_every_config_of_the_table_exists_and_is_its_own(tool):
     for preset in tool.PRESETS:
         configs = [c for spec in tool.METHODS.values() for c in spec.configs[preset].values()]
-        assert len(set(configs)) == len(configs) == 23
+        assert len(set(configs)) == len(configs) == 25
         assert [c for c in configs if not (ROOT / c).is_file()] == []
     assert all((ROOT / c).is_file() for configs in tool.SCALING_ENCODERS.values() for c in configs.values())
 
@@ -227,6 +227,22 @@ def test_further_methods_and_seeds_join_the_table(compare):
     trained = [entry[1] for entry in later.ran if entry[0] == 'train']
     assert trained.count('swin_nano_lora_synthetic') == 5
     assert trained.count('swin_nano_decoders_only_synthetic') == 0
+
+
+def test_a_variant_trains_at_the_rates_of_its_method(compare):
+    machine = Machine()
+    code, results = compare(machine, '--methods', 'vmt_adapter_bf16', '--seeds', 1, '--iters', 8)
+    assert code == 0
+    trained = [entry[1:6] for entry in machine.ran if entry[0] == 'train' and entry[1] == 'swin_nano_bf16_synthetic']
+    assert trained == [('swin_nano_bf16_synthetic', 4e-3, 0.2, 0, 8)]
+    assert {'vmt_adapter', 'vmt_adapter_bf16'} <= set(results['methods'])
+    chosen = results['methods']['vmt_adapter_bf16']['chosen']
+    assert chosen == results['methods']['vmt_adapter']['chosen']
+
+
+def test_variants_are_trained_only_where_they_are_named(tool):
+    standard = tool.parse_args(['--out', 'somewhere']).methods
+    assert set(tool.METHODS) - set(standard) == {'vmt_adapter_bf16', 'vmt_adapter_deformable'}
 
 
 def test_an_interrupted_comparison_goes_on(compare, tmp_path):

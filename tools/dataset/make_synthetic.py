@@ -6,7 +6,7 @@ import sys
 from mmvmt.synthetic import write_classification, write_pascal_mt
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('out', help='folder to write: new, empty, or written with the same arguments before')
     parser.add_argument('--train', type=int, default=800, help='scenes in the train split (default: %(default)s)')
@@ -21,11 +21,11 @@ def parse_args() -> argparse.Namespace:
         metavar='PER_CLASS',
         help='write single objects instead: PER_CLASS train images of each of 20 classes, a tenth of that for val',
     )
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
-def main() -> None:
-    args = parse_args()
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
     options = dict(size=args.size, seed=args.seed, jobs=args.jobs, overwrite=args.overwrite)
     try:
         if args.classification is None:

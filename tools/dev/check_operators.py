@@ -30,10 +30,14 @@ def run_deformable_convolution(device: str) -> None:
         raise RuntimeError(f'modulated_deform_conv2d on {device} is off by {error:.3g}')
 
 
-def main() -> int:
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--cuda', action='store_true', help='the operators have to be compiled for CUDA')
-    cuda_wanted = parser.parse_args().cuda
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    cuda_wanted = parse_args(argv).cuda
     try:
         import torch
         from mmcv.ops import get_compiling_cuda_version

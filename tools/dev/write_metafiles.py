@@ -165,14 +165,24 @@ def metafile(folder: Path) -> str:
     return HEADER + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
 
 
-def main(argv: list[str] | None = None) -> int:
+def config_folders() -> list[Path]:
+    """The folders of configs that one trains with."""
+    return sorted(path for path in (ROOT / 'configs').iterdir() if path.is_dir() and path.name != '_base_')
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('folders', nargs='*', help='folders under configs/ to renew (default: all)')
     args = parser.parse_args(argv)
-    folders = sorted(path for path in (ROOT / 'configs').iterdir() if path.is_dir() and path.name != '_base_')
-    unknown = set(args.folders) - {path.name for path in folders}
+    unknown = set(args.folders) - {path.name for path in config_folders()}
     if unknown:
         parser.error(f'there is no folder configs/{sorted(unknown)[0]}')
+    return args
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
+    folders = config_folders()
     for folder in folders:
         if not args.folders or folder.name in args.folders:
             (folder / 'metafile.yml').write_text(metafile(folder), encoding='utf-8')

@@ -1,13 +1,14 @@
-# Everything a person types. The work of `setup` is in tools/dev/setup_env.sh.
-#   PYTHON=python3.12   the interpreter of a new .venv
+# Everything a person types. The work of `setup` and `setup-upstream` is in tools/dev/setup_env.sh.
+#   PYTHON=python3.12   the interpreter of a new environment
 #   PYTEST_ARGS='...'   more arguments for pytest
 #   TEST_JOBS=1         test processes side by side (default: one per core, at most 8)
 #   DEMO_ARGS='...'     more arguments for tools/demo.py
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format clean distclean
+.PHONY: help setup demo test setup-upstream test-upstream lint format clean distclean
 
 VENV_PYTHON := .venv/bin/python
+UPSTREAM_PYTHON := .venv-upstream/bin/python
 PYTHON ?=
 PYTEST_ARGS ?=
 TEST_JOBS ?= $(shell cores=$$(nproc); echo $$((cores < 8 ? cores : 8)))
@@ -15,7 +16,7 @@ DEMO_ARGS ?=
 export PYTHON
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## build .venv, once, and again when the requirements change
 	@tools/dev/setup_env.sh
@@ -25,6 +26,12 @@ demo: setup ## render data, train, test and show four tasks on this machine
 
 test: setup ## run the whole test suite
 	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -n $(TEST_JOBS) --dist loadfile $(PYTEST_ARGS)
+
+setup-upstream: ## build .venv-upstream, with the packages of OpenMMLab itself
+	@tools/dev/setup_env.sh upstream
+
+test-upstream: setup-upstream ## run the whole test suite there
+	OMP_NUM_THREADS=1 $(UPSTREAM_PYTHON) -m pytest -n $(TEST_JOBS) --dist loadfile $(PYTEST_ARGS)
 
 lint: setup ## check format and style
 	$(VENV_PYTHON) -m ruff format --check .
@@ -36,7 +43,7 @@ format: setup ## format the code and repair what can be repaired
 
 clean: ## remove build products, caches and what the demo wrote
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache work_dirs/demo
-	find . -path ./.venv -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +
+	find . -path './.venv*' -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +
 
-distclean: clean ## also remove .venv and the links of the editable install
-	rm -rf .venv mmvmt/.mim
+distclean: clean ## also remove both environments and the links of the editable install
+	rm -rf .venv .venv-upstream mmvmt/.mim

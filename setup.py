@@ -64,8 +64,11 @@ setup(
     include_package_data=False,
     # Neither OpenMMLab distribution is named: both own the import names mmengine, mmcv, mmseg and mmpretrain, and the
     # one named here would overwrite the other in an existing environment. mmcv brings OpenCV.
-    install_requires=['matplotlib', 'numpy', 'pillow', 'rich', 'safetensors', 'scikit-image', 'scipy', 'torch>=2.6'],
-    extras_require={'onnx': ['onnx', 'onnxscript', 'onnxruntime']},
+    install_requires=['matplotlib', 'numpy', 'pillow', 'rich', 'safetensors', 'scikit-image', 'scipy', 'torch>=2.4'],
+    extras_require={
+        'onnx': ['onnx', 'onnxscript', 'onnxruntime'],
+        'web': ['gradio>=6.31'],
+    },
     classifiers=[
         'Operating System :: POSIX :: Linux',
         'Programming Language :: Python :: 3',

@@ -1,16 +1,32 @@
 #!/usr/bin/env bash
-# Builds .venv from the pinned requirements. Does nothing while they are unchanged; an interrupted run is simply repeated.
+# Builds an environment from pinned requirements. Does nothing while they are unchanged; an interrupted run is simply repeated.
+#   setup_env.sh             .venv from requirements.txt
+#   setup_env.sh upstream    .venv-upstream from requirements/upstream.txt
 #   PYTHON       interpreter of a new environment (default: the first of python3.11 ... python3 that is recent enough)
 #   FORCE_CUDA   1 builds the CUDA operators of mmcv on a machine without a GPU, such as a cluster's login node
 #   MAX_JOBS     parallel compiler processes (default: the cores, at most one per 2 GiB of free memory)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-VENV=.venv
+case ${1:-} in
+    '')
+        VENV=.venv REQUIREMENTS=requirements.txt TARGET=setup NEXT='make demo, make test'
+        PYTHONS='Python 3.11 or later' OLDEST='3, 11' NEWEST='4, 0' OPTIONAL=requirements/optional.txt
+        ;;
+    upstream)
+        VENV=.venv-upstream REQUIREMENTS=requirements/upstream.txt TARGET=setup-upstream NEXT='make test-upstream'
+        PYTHONS='Python 3.11 or 3.12' OLDEST='3, 11' NEWEST='3, 12' OPTIONAL=
+        ;;
+    *)
+        printf 'usage: %s [upstream]\n' "$0" >&2
+        exit 2
+        ;;
+esac
 STAMP=$VENV/setup.stamp
 MMCV_LOG=$VENV/mmcv_build.log
-INPUTS=(requirements.txt requirements/build.txt requirements/dev.txt setup.py)
-PYTHON_NEEDED='3.11'
+INPUTS=("$REQUIREMENTS" requirements/build.txt requirements/dev.txt ${OPTIONAL:+"$OPTIONAL"} setup.py)
+ANEW="rm -rf $VENV && make $TARGET"
+OPENMMLAB='^(onedl-)?(mmengine|mmcv|mmsegmentation|mmpretrain)=='
 
 step() { printf '\n==> [%s] %s\n' "$1" "$2"; }
 note() { printf '    %s\n' "$@"; }
@@ -21,12 +37,14 @@ die() {
     exit 1
 }
 
-recent_enough() { "$1" -c "import sys; sys.exit(sys.version_info[:2] < tuple(map(int, '$PYTHON_NEEDED'.split('.'))))"; }
+fits() { "$1" -c "import sys; sys.exit(not ($OLDEST) <= sys.version_info[:2] <= ($NEWEST))"; }
 version_of() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])'; }
 
 # The pins of a requirements file, without comments, whose names match an extended regular expression.
 pins() { grep -oE '^[A-Za-z0-9][^# ]*' "$1" | grep -E "$2"; }
 pins_except() { grep -oE '^[A-Za-z0-9][^# ]*' "$1" | grep -vE "$2"; }
+# The pin of one package of this environment, named as upstream names it.
+pin_of() { pins "$REQUIREMENTS" "^(onedl-)?$1=="; }
 
 # An environment belongs to its folder (the editable install names it), to its requirements and to its kind of operators.
 fingerprint() {
@@ -44,19 +62,19 @@ choose_python() {
     local candidate
     if [[ -n ${PYTHON:-} ]]; then
         command -v "$PYTHON" >/dev/null || die "PYTHON=$PYTHON is not a command." 'Name an installed interpreter.'
-        recent_enough "$PYTHON" || die "PYTHON=$PYTHON is Python $(version_of "$PYTHON"), too old." \
-            "Python $PYTHON_NEEDED or later is needed: make setup PYTHON=python3.11"
+        fits "$PYTHON" || die "PYTHON=$PYTHON is Python $(version_of "$PYTHON")." \
+            "$PYTHONS is needed: make $TARGET PYTHON=python3.11"
         return
     fi
     for candidate in python3.11 python3.12 python3.13 python3; do
-        if command -v "$candidate" >/dev/null && recent_enough "$candidate"; then
+        if command -v "$candidate" >/dev/null && fits "$candidate"; then
             PYTHON=$candidate
             return
         fi
     done
-    die "no Python $PYTHON_NEEDED or later on PATH." \
-        'Install one (Debian 12 or later: apt-get install python3 python3-venv python3-dev)' \
-        'or name it: make setup PYTHON=/path/to/python3.11'
+    die "no $PYTHONS on PATH." \
+        'Install one (Debian 12: apt-get install python3 python3-venv python3-dev)' \
+        "or name it: make $TARGET PYTHON=/path/to/python3.11"
 }
 
 check_machine() {
@@ -66,8 +84,8 @@ check_machine() {
     note "interpreter: $PYTHON ($version)"
     if [[ -x $VENV/bin/python && "$(version_of $VENV/bin/python)" != "$version" ]]; then
         die "$VENV has Python $(version_of $VENV/bin/python), $PYTHON is $version." \
-            "To build it anew: make distclean && make setup PYTHON=$PYTHON" \
-            "To keep it: make setup PYTHON=python$(version_of $VENV/bin/python)"
+            "To build it anew: $ANEW PYTHON=$PYTHON" \
+            "To keep it: make $TARGET PYTHON=python$(version_of $VENV/bin/python)"
     fi
     "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null || die "$PYTHON cannot make virtual environments." \
         "Install its venv module (Debian, Ubuntu: apt-get install python$version-venv)"
@@ -82,14 +100,14 @@ in_venv() { "$VENV/bin/python" "$@"; }
 
 pip_install() {
     in_venv -m pip --disable-pip-version-check install "$@" || die "pip install $*" \
-        'The lines above say why. After a network error or a full disk, run make setup again: it goes on where it stopped.' \
+        "The lines above say why. After a network error or a full disk, run make $TARGET again: it goes on where it stopped." \
         'Behind a package mirror set PIP_INDEX_URL (and PIP_CERT) before.'
 }
 
 make_venv() {
     # A run that was interrupted here leaves a folder without a working pip: venv repairs it in place.
     if ! [[ -x $VENV/bin/python ]] || ! in_venv -m pip --version >/dev/null 2>&1; then
-        "$PYTHON" -m venv $VENV || die "$PYTHON -m venv $VENV" "Remove the folder $VENV and run make setup again."
+        "$PYTHON" -m venv $VENV || die "$PYTHON -m venv $VENV" "Remove the folder $VENV and run make $TARGET again."
     fi
     # shellcheck disable=SC2046  # one word per requirement is meant
     pip_install --quiet $(pins requirements/build.txt .)
@@ -139,7 +157,7 @@ progress_of_ninja() {
 install_mmcv() { # KIND, further pip arguments
     local kind=$1 pin
     shift
-    pin=$(pins requirements.txt '^onedl-mmcv==')
+    pin=$(pin_of mmcv)
     export MMCV_WITH_OPS=1 MAX_JOBS=${MAX_JOBS:-$(compile_jobs)}
     if [[ $kind == cuda ]]; then
         export FORCE_CUDA=1
@@ -151,7 +169,7 @@ install_mmcv() { # KIND, further pip arguments
         progress_of_ninja "$MMCV_LOG" || {
         grep -E 'error|Error|Killed' "$MMCV_LOG" | tail -n 15 >&2 || tail -n 15 "$MMCV_LOG" >&2
         die "$pin did not build; the whole log is $MMCV_LOG." \
-            'Compiler killed: too little memory, try MAX_JOBS=1 make setup' \
+            "Compiler killed: too little memory, try MAX_JOBS=1 make $TARGET" \
             'CUDA headers missing or of another version: install the CUDA toolkit that torch was built with, set CUDA_HOME'
     }
 }
@@ -165,8 +183,8 @@ operators_work() { # KIND
 }
 
 setup_mmcv() {
-    local kind
-    kind=$(operators_wanted) || die 'torch does not import.' 'make distclean && make setup builds the environment anew.'
+    local kind wheel
+    kind=$(operators_wanted) || die 'torch does not import.' "To build the environment anew: $ANEW"
     case $kind in
         forced-without-nvcc)
             die 'FORCE_CUDA=1, but there is no nvcc.' \
@@ -176,7 +194,7 @@ setup_mmcv() {
             kind=cpu
             note 'This machine has a GPU but no nvcc: the operators are built for the CPU only. Everything but the' \
                 'deformable head still runs on the GPU. To have them, install the CUDA toolkit' \
-                "$(torch_cuda), set CUDA_HOME and run: make setup FORCE_CUDA=1"
+                "$(torch_cuda), set CUDA_HOME and run: make $TARGET FORCE_CUDA=1"
             ;;
     esac
     note "kind: $kind; progress is shown while it compiles, the log is $MMCV_LOG"
@@ -184,11 +202,12 @@ setup_mmcv() {
     if ! operators_work "$kind"; then
         # pip keeps the wheel it once built, and does not know with which torch or without which compiler that was.
         note 'The operators of this mmcv build do not work here (reason above): deleting the cached wheel, compiling anew.'
-        in_venv -m pip cache remove onedl_mmcv || note 'pip has no cache to delete from'
+        wheel=$(pin_of mmcv | sed 's/==.*//; s/-/_/g')
+        in_venv -m pip cache remove "$wheel" || note 'pip has no cache to delete from'
         (install_mmcv "$kind" --force-reinstall)
         operators_work "$kind" || die 'mmcv.ops does not work (reason above), also after compiling it anew.' \
             "Look into $MMCV_LOG. Was mmcv compiled by this compiler, against this torch? To start from nothing:" \
-            'make distclean && pip cache purge && make setup'
+            "pip cache purge && $ANEW"
     fi
     OPERATORS=$kind
 }
@@ -203,10 +222,10 @@ remove_other_opencv() {
 verify() {
     local broken
     in_venv -c 'import mmcv.ops, mmengine, mmpretrain, mmseg, mmvmt, torchvision' ||
-        die 'an installed package does not import (reason above).' 'make distclean && make setup builds the environment anew.'
+        die 'an installed package does not import (reason above).' "To build the environment anew: $ANEW"
     # The headless OpenCV stands in for opencv-python, which two packages ask for by name; timm is used without downloads.
     broken=$(in_venv -m pip check | grep -vE 'requires (opencv-python|huggingface-hub), which is not installed|^No broken' || true)
-    [[ -z $broken ]] || die 'the pins in requirements.txt contradict each other:' "$broken" 'Correct the pins.'
+    [[ -z $broken ]] || die "the pins in $REQUIREMENTS contradict each other:" "$broken" 'Correct the pins.'
 }
 
 if up_to_date; then
@@ -218,24 +237,25 @@ step 1/6 'checking this machine'
 check_machine
 step 2/6 "virtual environment $VENV and build tools (half a minute)"
 make_venv
-step 3/6 "$(pins requirements.txt '^torch==') and $(pins requirements.txt '^torchvision==') (1 to 5 minutes, about 3 GB)"
+step 3/6 "$(pin_of torch) and $(pin_of torchvision) (1 to 5 minutes, about 3 GB)"
 # pip shows its progress while it downloads, and is silent when everything is there.
 verbosity=()
-if in_venv -m pip freeze | grep -xF "$(pins requirements.txt '^torch==')" >/dev/null; then verbosity=(--quiet); fi
+if in_venv -m pip freeze | grep -xF "$(pin_of torch)" >/dev/null; then verbosity=(--quiet); fi
 # shellcheck disable=SC2046
-pip_install ${verbosity[@]+"${verbosity[@]}"} --constraint requirements.txt $(pins requirements.txt '^(torch|torchvision)==')
+pip_install ${verbosity[@]+"${verbosity[@]}"} --constraint "$REQUIREMENTS" $(pin_of torch) $(pin_of torchvision)
 step 4/6 'libraries (half a minute)'
 remove_other_opencv
 # shellcheck disable=SC2046
-pip_install --quiet $(pins_except requirements.txt '^(torch|torchvision|onedl-[a-z]+)==') $(pins_except requirements/dev.txt '^timm==')
-step 5/6 "$(pins requirements.txt '^onedl-mmcv==') with compiled operators (6 to 8 minutes on 2 cores, seconds once pip has the wheel)"
+pip_install --quiet --constraint "$REQUIREMENTS" $(pins_except "$REQUIREMENTS" "^(torch|torchvision)==|$OPENMMLAB") \
+    $(pins_except requirements/dev.txt '^timm==') ${OPTIONAL:+$(pins "$OPTIONAL" .)}
+step 5/6 "$(pin_of mmcv) with compiled operators (6 to 8 minutes on 2 cores, seconds once pip has the wheel)"
 # shellcheck disable=SC2046
-pip_install --quiet --no-deps $(pins requirements.txt '^onedl-mmengine==')
+pip_install --quiet --no-deps $(pin_of mmengine)
 setup_mmcv
 step 6/6 'the other OpenMMLab packages and mmvmt itself (half a minute)'
 # shellcheck disable=SC2046
 pip_install --quiet --no-deps --no-build-isolation \
-    $(pins requirements.txt '^onedl-' | grep -vE '^onedl-(mmengine|mmcv)==') $(pins requirements/dev.txt '^timm==')
+    $(pins "$REQUIREMENTS" "$OPENMMLAB" | grep -vE '^(onedl-)?(mmengine|mmcv)==') $(pins requirements/dev.txt '^timm==')
 # setuptools warns on every editable install that it is one.
 PYTHONWARNINGS=ignore pip_install --quiet --no-deps --no-build-isolation --editable .
 verify
@@ -244,4 +264,4 @@ verify
     fingerprint
     echo "operators $OPERATORS"
 } >"$STAMP"
-printf '\nready: source %s/bin/activate, or make demo, make test\n' $VENV
+printf '\nready: source %s/bin/activate, or %s\n' $VENV "$NEXT"

@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
-COPIED = ('tools/dev/setup_env.sh', 'requirements.txt', 'requirements/build.txt', 'requirements/dev.txt', 'setup.py')
+REQUIREMENTS = ('requirements.txt', 'requirements/upstream.txt', 'requirements/build.txt', 'requirements/dev.txt')
+COPIED = ('tools/dev/setup_env.sh', *REQUIREMENTS, 'setup.py')
 
 # Stands for every interpreter: $STATE holds what pip was asked and switches that break it. An environment made by
 # `-m venv` contains the stub again.
 STUB = r"""#!/bin/bash
 case "$*" in
-    *sys.version_info*'<'*) [[ ! -e $STATE/too_old ]] ;;
+    *sys.version_info*'<'*) [[ ! -e $STATE/unfit ]] ;;
     *sys.version_info*) cat "$STATE/version" ;;
     *'import ensurepip'*) [[ ! -e $STATE/no_venv_module ]] ;;
     *Python.h*) [[ ! -e $STATE/no_headers ]] ;;
@@ -71,17 +72,17 @@ class Machine:
         for switch in switches:
             (self.state / switch).touch()
 
-    def setup(self, **environment):
+    def setup(self, *arguments, **environment):
         variables = {'PATH': str(self.bin), 'STATE': str(self.state), **environment}
         (self.state / 'log').write_text('')
         script = self.checkout / 'tools' / 'dev' / 'setup_env.sh'
-        return subprocess.run([str(script)], env=variables, capture_output=True, text=True)
+        return subprocess.run([str(script), *arguments], env=variables, capture_output=True, text=True)
 
     def asked(self):
         return (self.state / 'log').read_text().splitlines()
 
-    def stamp(self):
-        return self.checkout / '.venv' / 'setup.stamp'
+    def stamp(self, venv='.venv'):
+        return self.checkout / venv / 'setup.stamp'
 
 
 @pytest.fixture
@@ -95,8 +96,15 @@ def position(lines, *words):
     return index
 
 
-def test_installs_in_the_order_that_the_operators_need(machine):
-    result = machine.setup()
+@pytest.mark.parametrize(
+    'arguments,mmcv,others',
+    [
+        ([], 'onedl-mmcv==', ['onedl-mmsegmentation==', 'onedl-mmpretrain==']),
+        (['upstream'], ' mmcv==', [' mmsegmentation==', ' mmpretrain==']),
+    ],
+)
+def test_installs_in_the_order_that_the_operators_need(machine, arguments, mmcv, others):
+    result = machine.setup(*arguments)
     assert result.returncode == 0, result.stderr
     asked = machine.asked()
     assert asked[0] == 'venv'
@@ -104,14 +112,37 @@ def test_installs_in_the_order_that_the_operators_need(machine):
         position(asked, 'install', 'setuptools=='),
         position(asked, 'install', ' torch==', 'torchvision=='),
         position(asked, 'install', 'scipy==', 'pytest=='),
-        position(asked, 'install', '--no-build-isolation', '--no-deps', 'onedl-mmcv=='),
+        position(asked, 'install', '--no-build-isolation', '--no-deps', mmcv),
         position(asked, 'check_operators.py'),
-        position(asked, 'install', '--no-deps', 'onedl-mmsegmentation==', 'onedl-mmpretrain=='),
+        position(asked, 'install', '--no-deps', *others),
         position(asked, 'install', '--no-deps', '--editable .'),
     ]
     assert order == sorted(order)
     assert result.stdout.count('==> [') == 6
     assert 'compiled 20 of 20 files' in result.stdout
+
+
+def test_the_two_environments_stand_side_by_side(machine):
+    assert machine.setup().returncode == 0
+    assert not any(' mmcv==' in line or ' mmengine==' in line for line in machine.asked())
+    assert machine.setup('upstream').returncode == 0
+    assert not any('onedl-' in line for line in machine.asked())
+    assert machine.stamp('.venv-upstream').exists()
+    for arguments in ([], ['upstream']):
+        result = machine.setup(*arguments)
+        assert (result.returncode, result.stdout, machine.asked()) == (0, '', [])
+    path = machine.checkout / 'requirements' / 'upstream.txt'
+    path.write_text(path.read_text() + '# one more line\n')
+    machine.setup()
+    assert machine.asked() == []
+    machine.setup('upstream')
+    assert position(machine.asked(), '--editable .')
+
+
+def test_unknown_environment(machine):
+    result = machine.setup('downstream')
+    assert result.returncode == 2
+    assert 'setup_env.sh [upstream]' in result.stderr
 
 
 def test_does_nothing_the_second_time(machine):
@@ -230,7 +261,7 @@ def test_contradicting_pins_stop_the_setup(machine):
 @pytest.mark.parametrize(
     'switch,remedy',
     [
-        ('too_old', 'make setup PYTHON='),
+        ('unfit', 'make setup PYTHON='),
         ('no_venv_module', 'apt-get install python3.11-venv'),
         ('no_headers', 'apt-get install python3.11-dev'),
     ],
@@ -243,12 +274,15 @@ def test_unfit_python(machine, switch, remedy):
     assert machine.asked() == []
 
 
-def test_chosen_python_is_too_old(machine):
-    machine.break_('too_old')
+def test_chosen_python_does_not_fit(machine):
+    machine.break_('unfit')
     (machine.state / 'version').write_text('3.8')
     result = machine.setup(PYTHON='python3.11')
     assert result.returncode == 1
-    assert 'PYTHON=python3.11 is Python 3.8, too old' in result.stderr
+    assert 'PYTHON=python3.11 is Python 3.8.' in result.stderr
+    assert 'Python 3.11 or later is needed: make setup PYTHON=' in result.stderr
+    result = machine.setup('upstream', PYTHON='python3.11')
+    assert 'Python 3.11 or 3.12 is needed: make setup-upstream PYTHON=' in result.stderr
 
 
 def test_chosen_python_is_missing(machine):
@@ -263,7 +297,7 @@ def test_chosen_python_is_not_the_one_of_the_environment(machine):
     result = machine.setup(PYTHON='python3.12')
     assert result.returncode == 1
     assert '.venv has Python 3.11, python3.12 is 3.12' in result.stderr
-    assert 'make distclean && make setup PYTHON=python3.12' in result.stderr
+    assert 'rm -rf .venv && make setup PYTHON=python3.12' in result.stderr
 
 
 def test_missing_compiler(machine):

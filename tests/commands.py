@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import random
+import runpy
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from mmvmt.models.checkpoint import read_checkpoint
 
 ROOT = Path(__file__).parents[1]
+
+
+TIMEOUT = 300
+"""Seconds after which a command is stopped and the test fails."""
+
+# Importing the packages takes longer than most tools work: this server does it once, and each tool is a fork of it.
+multiprocessing.set_forkserver_preload(
+    ['mmvmt.apis', 'mmcv.ops', 'mmpretrain', 'mmseg.apis', 'scipy.io', 'matplotlib.pyplot']
+)
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -36,17 +50,54 @@ def start(*arguments: Any, **more: str) -> subprocess.Popen:
 
 
 def run(*arguments: Any, check: bool = True, **more: str) -> subprocess.CompletedProcess:
-    """Run ``python ARGUMENTS`` in the project's folder.
+    """Run ``python ARGUMENTS`` in the project's folder: a program of the project in a process that has the packages
+    imported already, unless variables of the environment are given, which must be there before.
 
     Raises:
         AssertionError: ``check`` is set and the command failed; the message holds its output.
     """
-    return run_command([sys.executable, *map(str, arguments)], check, **more)
+    words = [str(argument) for argument in arguments]
+    if more or not words[0].endswith('.py'):
+        return run_command([sys.executable, *words], check, **more)
+    with tempfile.TemporaryDirectory(prefix='command_') as folder:
+        process = multiprocessing.get_context('forkserver').Process(
+            target=_run_program, args=(words, environment(), folder)
+        )
+        process.start()
+        process.join(TIMEOUT)
+        if process.is_alive():
+            process.kill()
+            process.join()
+            raise subprocess.TimeoutExpired(words, TIMEOUT)
+        output = [Path(folder, name).read_text(encoding='utf-8') for name in ('stdout', 'stderr')]
+    return _checked(subprocess.CompletedProcess(words, process.exitcode, *output), check)
+
+
+def _run_program(arguments: Sequence[str], variables: Mapping[str, str], folder: str) -> None:
+    """What ``python ARGUMENTS`` does once the interpreter has started."""
+    for name, descriptor in (('stdout', 1), ('stderr', 2)):
+        file = os.open(Path(folder, name), os.O_WRONLY | os.O_CREAT)
+        os.dup2(file, descriptor)
+        os.close(file)
+    os.chdir(ROOT)
+    os.environ.clear()
+    os.environ.update(variables)
+    torch.set_num_threads(int(variables['OMP_NUM_THREADS']))
+    # Forks of one server would all draw the same, such as the seed of a run whose config has none.
+    random.seed()
+    np.random.seed()  # noqa: NPY002  the generator that mmengine draws from
+    sys.path[:0] = [str(ROOT / Path(arguments[0]).parent), *variables['PYTHONPATH'].split(os.pathsep)]
+    sys.argv[:] = arguments
+    runpy.run_path(arguments[0], run_name='__main__')
 
 
 def run_command(command: Sequence[str], check: bool = True, **more: str) -> subprocess.CompletedProcess:
     """Run any command in the project's folder, see :func:`run`."""
-    result = subprocess.run(command, cwd=ROOT, env=environment(**more), capture_output=True, text=True, timeout=300)
+    result = subprocess.run(command, cwd=ROOT, env=environment(**more), capture_output=True, text=True, timeout=TIMEOUT)
+    return _checked(result, check)
+
+
+def _checked(result: subprocess.CompletedProcess, check: bool) -> subprocess.CompletedProcess:
     if check:
         assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     return result

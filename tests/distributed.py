@@ -14,6 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import commands  # noqa: F401  sets what the server imports
 import torch
 import torch.distributed
 import torch.multiprocessing
@@ -43,8 +44,13 @@ def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout
         raise ValueError(f'{function.__qualname__} must be defined at the top level of its module')
     source = inspect.getfile(function)
     with tempfile.TemporaryDirectory(prefix='ranks_') as folder:
-        context = torch.multiprocessing.spawn(
-            _run_rank, (world_size, folder, source, function.__name__, args, timeout), nprocs=world_size, join=False
+        # The server of commands.py has the packages imported.
+        context = torch.multiprocessing.start_processes(
+            _run_rank,
+            (world_size, folder, source, function.__name__, args, timeout),
+            nprocs=world_size,
+            join=False,
+            start_method='forkserver',
         )
         _join(context, function.__name__, timeout)
         return [pickle.loads(_result_file(folder, rank).read_bytes()) for rank in range(world_size)]

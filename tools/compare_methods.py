@@ -426,8 +426,7 @@ class Comparison:
 
     @property
     def methods(self) -> list[str]:
-        """What is trained: the methods asked for and those they are variants of, the references of Delta_m, and what the
-        scaling experiment needs."""
+        """What is trained: methods asked for, what they are variants of, references of Delta_m, what scaling needs."""
         wanted = set(self.args.methods)
         wanted.update(METHODS[name].variant_of for name in self.args.methods if METHODS[name].variant_of)
         if not self.args.published_references:

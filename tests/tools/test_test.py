@@ -1,11 +1,10 @@
 import json
-import os
 
 import commands
 import cv2
 import numpy as np
 import pytest
-import torch
+from hostile import write_hostile
 
 from mmvmt.models.checkpoint import read_checkpoint
 
@@ -81,20 +80,10 @@ def test_a_checkpoint_of_another_method_is_refused(tiny_config, tested, tmp_path
     assert 'the checkpoint was trained with another method than this model' in result.stderr
 
 
-class Hostile:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (self.path,)
-
-
 @pytest.mark.parametrize('way', ['test', 'resume'])
 def test_nothing_in_a_checkpoint_is_executed(way, tiny_config, tested, tmp_path):
     folder, _ = tested
-    checkpoint = read_checkpoint(str(folder / 'iter_1.pth'))
-    checkpoint['meta']['extra'] = Hostile(str(tmp_path / 'owned'))
-    torch.save(checkpoint, tmp_path / 'iter_1.pth')
+    trace = write_hostile(tmp_path / 'iter_1.pth', read_checkpoint(str(folder / 'iter_1.pth')))
     (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'iter_1.pth'))
     arguments = {
         'test': ['tools/test.py', tiny_config, tmp_path / 'iter_1.pth'],
@@ -103,4 +92,15 @@ def test_nothing_in_a_checkpoint_is_executed(way, tiny_config, tested, tmp_path)
     result = commands.run(*arguments, '--work-dir', tmp_path, check=False)
     assert result.returncode != 0
     assert 'holding code that would be executed' in result.stderr
-    assert not (tmp_path / 'owned').exists()
+    assert not trace.exists()
+
+
+def test_a_trusted_checkpoint_is_loaded_whatever_it_holds(tiny_config, tested, tmp_path):
+    folder, _ = tested
+    path = tmp_path / 'iter_1.pth'
+    trace = write_hostile(path, read_checkpoint(str(folder / 'iter_1.pth')))
+    out = tmp_path / 'out'
+    commands.run('tools/test.py', tiny_config, path, '--trust-checkpoint', '--work-dir', tmp_path, '--out', out)
+    assert trace.exists()
+    figures = [json.loads((place / 'metrics.json').read_text())['metrics'] for place in (out, folder / 'out')]
+    assert figures[0] == pytest.approx(figures[1])

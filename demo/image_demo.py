@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     except UnreadableImagesError as error:
         print(f'{error}\n{count} pictures were computed, see {args.out}', file=sys.stderr)
         return 1
-    except (FileNotFoundError, ValueError) as error:
+    except (OSError, TypeError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
     example = f', e.g. {written[-1]}' if count else ''

@@ -73,9 +73,9 @@ def convert(
         Number of frames.
 
     Raises:
-        ValueError: There is no frame to read, or OpenCV cannot write such a file.
+        ValueError: There is no frame to read, frames differ in size, or OpenCV cannot write such a file.
     """
-    writer, count = None, 0
+    writer, size, count = None, None, 0
     layout = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     try:
         with Progress(*layout, console=Console(stderr=True), transient=True) as progress:
@@ -85,7 +85,14 @@ def convert(
                     image = cv2.cvtColor(prediction.image, cv2.COLOR_BGR2RGB)
                     picture = draw_grid(image, prediction.maps, columns, depth_range)
                     if writer is None:
+                        size = picture.shape
                         writer = _writer(out, frame_rate, picture.shape[1], picture.shape[0])
+                    # OpenCV leaves frames of another size out without a word.
+                    if picture.shape != size:
+                        raise ValueError(
+                            f'film {film.path!r} changes its size at frame {count + 1}, to {image.shape[1]} x '
+                            f'{image.shape[0]} pixels; cut it there, a film has one size'
+                        )
                     writer.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
                     count += 1
                 progress.update(task, completed=count)
@@ -141,7 +148,7 @@ def main(argv: list[str] | None = None) -> int:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         depth_range = tuple(args.depth_range) if args.depth_range else None
         count = convert(film, inferencer, args.out, frame_rate, args.batch_size, args.columns, depth_range)
-    except (FileNotFoundError, ValueError) as error:
+    except (OSError, TypeError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
     note = f' (the file declares {film.declared_frames})' if film.declared_frames not in (0, count) else ''

@@ -1,16 +1,21 @@
-"""Configs of installed packages resolve once mmvmt is imported; missing operators are explained."""
+"""What differs between the distributions and between releases of PyTorch: each way is tested wherever the tests run."""
 
 import sys
+from itertools import islice
+from types import SimpleNamespace
 
 import commands
 import pytest
+import torch
 from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.hub import get_config, get_model
 from mmengine.utils import get_installed_path, is_installed
+from torch.utils.data import DataLoader
 
 import mmvmt
 from mmvmt import compat
+from mmvmt.datasets.samplers import SeededInfiniteSampler
 from mmvmt.models import MultiTaskEncoderDecoder
 
 UPERNET = 'swin/swin-tiny-patch4-window7-in1k-pre_upernet_8xb2-160k_ade20k-512x512.py'
@@ -78,3 +83,76 @@ def test_operators_name_who_needs_them(monkeypatch):
     monkeypatch.setitem(sys.modules, 'mmcv.ops', None)
     with pytest.raises(ImportError, match='a head needs the compiled operators of mmcv'):
         compat.operators('a head')
+
+
+class Allowed:
+    """Something that a file may hold inside the block alone."""
+
+
+@pytest.mark.parametrize('release', ['installed', '2.4'])
+def test_globals_are_safe_inside_the_block_alone(release, tmp_path, monkeypatch):
+    if release == '2.4':
+        monkeypatch.delattr(torch.serialization, 'safe_globals', raising=False)
+    before = list(torch.serialization.get_safe_globals())
+    torch.save(Allowed(), tmp_path / 'object.pth')
+    with compat.safe_globals([Allowed]):
+        assert isinstance(torch.load(tmp_path / 'object.pth', weights_only=True), Allowed)
+    assert list(torch.serialization.get_safe_globals()) == before
+    with pytest.raises(Exception, match='Allowed'):
+        torch.load(tmp_path / 'object.pth', weights_only=True)
+
+
+class Numbers:
+    """A data set that remembers what was read."""
+
+    def __init__(self):
+        self.read = []
+
+    def __len__(self):
+        return 7
+
+    def __getitem__(self, index):
+        self.read.append(int(index))
+        return int(index)
+
+
+class DrawsAtOnce:
+    """Batches as upstream's loop has them: drawn from the moment it is built."""
+
+    def __init__(self, dataloader):
+        self.batches = iter(dataloader)
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return next(self.batches)
+
+
+def loop_of(seed, workers):
+    numbers = Numbers()
+    sampler = SeededInfiniteSampler(numbers, seed=seed)
+    dataloader = DataLoader(numbers, batch_size=2, sampler=sampler, num_workers=workers, collate_fn=list)
+    return SimpleNamespace(dataloader=dataloader, dataloader_iterator=DrawsAtOnce(dataloader), iter=0), sampler
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_a_resumed_loop_draws_by_the_seed_of_its_run(workers):
+    whole = list(islice(loop_of(5, workers)[0].dataloader_iterator, 9))
+    loop, sampler = loop_of(6, workers)
+    loop.iter, sampler.seed = 4, 5
+    compat.resume_batches(loop, sampler)
+    assert list(islice(loop.dataloader_iterator, 9)) == [None] * 4 + whole[4:]
+    if not workers:
+        assert loop.dataloader.dataset.read == [number for batch in whole[4:] for number in batch]
+
+
+def test_a_loop_that_starts_or_skips_by_itself_is_left_alone():
+    loop, sampler = loop_of(5, 0)
+    drawing = loop.dataloader_iterator
+    compat.resume_batches(loop, sampler)
+    assert loop.dataloader_iterator is drawing
+    loop.iter, drawing.skip_iter = 4, sampler.skip
+    compat.resume_batches(loop, sampler)
+    assert loop.dataloader_iterator is drawing
+    assert sampler.start == 0

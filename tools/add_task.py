@@ -21,7 +21,13 @@ from mmvmt.apis.weights import build_model, load_weights
 from mmvmt.engine.adapter_file import read_adapter
 from mmvmt.engine.files import write_atomically
 from mmvmt.engine.provenance import run_record
-from mmvmt.engine.run_config import comes_without_encoder, missing_inputs, set_amp, set_data_root
+from mmvmt.engine.run_config import (
+    add_trust_argument,
+    comes_without_encoder,
+    missing_inputs,
+    set_amp,
+    set_data_root,
+)
 from mmvmt.models import MultiTaskEncoderDecoder, parameter_groups
 from mmvmt.models.identity import METHOD_KEY, method_record
 from mmvmt.models.parameter_groups import count
@@ -47,6 +53,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, help='override config entries, as key=value pairs'
     )
+    add_trust_argument(parser)
     args = parser.parse_args(argv)
     if args.images < 1:
         parser.error(f'--images must be at least 1, got {args.images}')
@@ -67,6 +74,8 @@ def read_config(args: argparse.Namespace) -> Config:
 
 def read_images(cfg: Config, number: int) -> list[dict[str, Any]]:
     """The first images of the validation set, each as a batch of one."""
+    if cfg.get('val_dataloader') is None:
+        raise ValueError('the config has no val_dataloader, whose images the outputs are checked on')
     dataset = DATASETS.build(cfg.val_dataloader.dataset)
     return [pseudo_collate([dataset[index]]) for index in range(min(number, len(dataset)))]
 
@@ -114,7 +123,7 @@ def main(argv: list[str] | None = None) -> int:
         missing = missing_inputs(
             enlarged,
             ('train_dataloader', 'val_dataloader'),
-            weights=exists and comes_without_encoder(args.checkpoint),
+            weights=exists and comes_without_encoder(args.checkpoint, args.trust_checkpoint),
         )
         if not exists:
             missing.append(f'checkpoint: file {args.checkpoint!r} does not exist')
@@ -123,11 +132,11 @@ def main(argv: list[str] | None = None) -> int:
             return 2
         model = build_model(cfg)
         old_tasks = model.tasks
-        load_weights(model, args.checkpoint)
+        load_weights(model, args.checkpoint, args.trust_checkpoint)
         images = read_images(enlarged, args.images)
         before = outputs_of(model, images, old_tasks)
         add_task(model, args.task, head)
-    except (FileNotFoundError, KeyError, TypeError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError) as error:
         print(f'add_task.py: {error}', file=sys.stderr)
         return 1
 

@@ -10,6 +10,7 @@ import statistics
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import cv2
@@ -257,13 +258,37 @@ def next_commands(demo: Demo, runs: dict[str, list[dict]]) -> dict[str, str]:
     def near(path: Path) -> str:
         return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
 
-    work_dir = demo.out / Path(runs['VMT-Adapter'][0]['predictions']).parent
+    results = demo.out / runs['VMT-Adapter'][0]['predictions']
+    work_dir = results.parent
     checkpoint = near(Path((work_dir / 'last_checkpoint').read_text().strip()))
     first = (demo.scenes / 'ImageSets' / 'Context' / 'val.txt').read_text().split()[0]
     image = near(demo.scenes / 'JPEGImages' / f'{first}.jpg')
     python, config = near(Path(sys.executable)), METHODS['VMT-Adapter']
-    maps = [python, 'demo/image_demo.py', image, config, checkpoint, '--out', near(demo.out / 'image_demo')]
-    return {'the four maps of a picture': shlex.join(maps)}
+    data = ['--data-root', near(demo.scenes)]
+    # Where the demo has its usual folder, the config names its encoder, and the web page finds its checkpoint.
+    encoder, usual = near(demo.encoder), Config.fromfile(ROOT / config).model.backbone.init_cfg.checkpoint
+    is_usual = encoder == usual
+    own_encoder = [] if is_usual else ['--cfg-options', f'model.backbone.init_cfg.checkpoint={encoder}']
+    schedule = schedule_options(demo.args.iters)
+
+    adapter, depth = near(work_dir / 'adapter.safetensors'), near(demo.out / 'depth')
+    maps = ['demo/image_demo.py', image, config, checkpoint, '--out', near(demo.out / 'image_demo')]
+    export = ['tools/model_converters/export_adapter.py', config, checkpoint, adapter]
+    export += ['--metrics', near(results / 'metrics.json')]
+    test = ['tools/test.py', config, adapter, *data, '--work-dir', near(work_dir)]
+    test += ['--out', near(work_dir / 'adapter_results'), *own_encoder]
+    add = ['tools/add_task.py', config, checkpoint, '--task', 'depth', *data, '--work-dir', depth]
+    add += ['--images', str(demo.args.val), *(['--cfg-options', *schedule] if schedule else [])]
+    page = ['demo/web.py', *([] if is_usual else [config, checkpoint])]
+    install = '' if find_spec('gradio') else f'; first {python} -m pip install -r requirements/optional.txt'
+    commands = {
+        'the four maps of a picture': maps,
+        'what was trained as a file of its own, without the frozen encoder': export,
+        'the same test with that file and the encoder': test,
+        'depth as a fifth task; says whether the outputs of the other four stay identical, bit for bit': add,
+        f'a page for the browser on which a picture becomes maps{install}': page,
+    }
+    return {purpose: shlex.join([python, *command]) for purpose, command in commands.items()}
 
 
 def main(argv: list[str] | None = None) -> int:

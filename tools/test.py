@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
 
     exists = osp.isfile(args.checkpoint) or args.checkpoint.startswith(('http://', 'https://'))
     # mmengine's own loader falls back to executing what a file holds: this one refuses such a file.
-    needs_encoder = exists and comes_without_encoder(args.checkpoint)
+    needs_encoder = exists and comes_without_encoder(args.checkpoint, args.trust_checkpoint)
     missing = missing_inputs(cfg, ('test_dataloader',), weights=needs_encoder)
     if not exists:
         missing.append(f'checkpoint: file {args.checkpoint!r} does not exist')

@@ -31,9 +31,9 @@ def main(argv: list[str] | None = None) -> int:
     if args.amp:
         set_amp(cfg)
     if args.resume or cfg.get('resume', False):
-        set_resume(cfg)
+        set_resume(cfg, args.trust_checkpoint)
     elif cfg.get('load_from'):
-        read_checkpoint(cfg.load_from)
+        read_checkpoint(cfg.load_from, args.trust_checkpoint)
 
     missing = missing_inputs(cfg, ('train_dataloader', 'val_dataloader'), weights=True)
     if missing:

@@ -27,6 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from mmvmt.apis.weights import build_model, load_weights
 from mmvmt.datasets.formats import read_image
 from mmvmt.datasets.transforms import LoadMultiTaskAnnotations, LoadMultiTaskImage, PackMultiTaskInputs
+from mmvmt.engine.run_config import add_trust_argument
 from mmvmt.models import MultiTaskEncoderDecoder
 from mmvmt.registry import TRANSFORMS
 from mmvmt.structures import TASKS, MultiTaskDataSample, check_tasks, save_predictions
@@ -76,8 +77,8 @@ class ImagePrediction:
 
     @property
     def image(self) -> np.ndarray:
-        """The picture, ``(H, W, 3)`` uint8 in BGR order."""
-        return read_image(self.path) if self.array is None else self.array
+        """The picture, upright, ``(H, W, 3)`` uint8 in BGR order."""
+        return read_image(self.path, upright=True) if self.array is None else self.array
 
     @property
     def maps(self) -> dict[str, np.ndarray]:
@@ -126,22 +127,25 @@ class MultiTaskInferencer:
     Called as the inferencers of mmsegmentation are. It is no subclass of mmengine's ``BaseInferencer``: that one loads
     weights by executing what a file holds, and keeps the results of a whole folder in memory until all are there.
 
-    Pictures go through the pipeline of the config's ``test_dataloader`` without its annotations. Several of different
+    Pictures go through the pipeline of the config's ``test_dataloader`` without its annotations. Photos are turned
+    upright by the orientation in their EXIF data, as viewers and OpenCV show them. Several of different
     sizes can share a batch: the smaller ones are padded, and because windows at their edge then see padding, maps there
     differ a little from those of a batch of one.
 
     Args:
         model: Path of a config, a config, or a model. A model that is given is used as it is, in evaluation mode.
-        weights: Checkpoint or adapter file; needed unless ``model`` is a model. Nothing in it is executed.
+        weights: Checkpoint or adapter file; needed unless ``model`` is a model. Nothing in it is executed, unless
+            ``trusted`` is set.
         tasks: Tasks to compute; None: all of the model. Features and heads of others are not computed.
         device: Device such as ``'cuda:0'``; None: a GPU if there is one, and for a given model where it is.
         pipeline: Configs of the transforms instead of those of the config; for a given model by default loading alone.
         cfg_options: Changes of config entries, by their dotted names.
         show_progress: Whether a progress bar is shown for several pictures.
+        trusted: Let a checkpoint execute what it holds besides weights; for files of your own only.
 
     Raises:
         FileNotFoundError: The config or the weights do not exist.
-        ValueError: Weights are missing or do not fit, a task is unknown, or the pipeline does not begin with
+        ValueError: Weights are missing or do not fit, a task or device is unknown, or the pipeline does not begin with
             ``LoadMultiTaskImage`` and end with ``PackMultiTaskInputs``.
         TypeError: The model is none of several tasks.
 
@@ -163,7 +167,10 @@ class MultiTaskInferencer:
         pipeline: Sequence[dict[str, Any]] | None = None,
         cfg_options: Mapping[str, Any] | None = None,
         show_progress: bool = True,
+        trusted: bool = False,
     ) -> None:
+        if device is not None:
+            _check_device(device)
         cfg = None if isinstance(model, torch.nn.Module) else _config(model, cfg_options)
         if cfg is not None:
             if weights is None:
@@ -181,7 +188,7 @@ class MultiTaskInferencer:
             pipeline = _DEFAULT_PIPELINE if cfg is None else _test_pipeline(cfg)
         self._loader, self._transforms = _build_pipeline(pipeline)
         if weights is not None:
-            load_weights(model, weights)
+            load_weights(model, weights, trusted)
         self.model = (model if device is None else model.to(device)).eval()
         self.show_progress = show_progress
 
@@ -318,6 +325,7 @@ def add_inferencer_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, help='override config entries, as key=value pairs'
     )
+    add_trust_argument(parser)
 
 
 def build_inferencer(args: argparse.Namespace, show_progress: bool = True) -> MultiTaskInferencer:
@@ -325,11 +333,17 @@ def build_inferencer(args: argparse.Namespace, show_progress: bool = True) -> Mu
     return MultiTaskInferencer(
         args.config,
         args.checkpoint,
-        tasks=args.tasks.split(',') if args.tasks else None,
+        tasks=split_tasks(args.tasks),
         device=args.device,
         cfg_options=args.cfg_options,
         show_progress=show_progress,
+        trusted=args.trust_checkpoint,
     )
+
+
+def split_tasks(text: str | None) -> list[str] | None:
+    """Names with commas between them as a list; None stays None."""
+    return None if text is None else [name.strip() for name in text.split(',')]
 
 
 _DEFAULT_PIPELINE = (dict(type='mmvmt.LoadMultiTaskImage'), dict(type='mmvmt.PackMultiTaskInputs'))
@@ -347,6 +361,15 @@ def _config(model: str | os.PathLike | Config, cfg_options: Mapping[str, Any] | 
     if cfg_options:
         cfg.merge_from_dict(dict(cfg_options))
     return cfg
+
+
+def _check_device(device: str | torch.device) -> None:
+    try:
+        torch.empty(0, device=device)
+    # torch built without CUDA asserts that it has it.
+    except (AssertionError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device '{device}' cannot be used: {reason}; choose 'cpu', or 'cuda:N' of a GPU") from error
 
 
 def _test_pipeline(cfg: Config) -> Sequence[dict[str, Any]]:
@@ -375,6 +398,8 @@ def _build_pipeline(pipeline: Sequence[dict[str, Any]]) -> tuple[LoadMultiTaskIm
         raise ValueError(f'the pipeline must begin with LoadMultiTaskImage, got: {names or "nothing"}')
     if not isinstance(transforms[-1], PackMultiTaskInputs):
         raise ValueError(f'the pipeline must end with PackMultiTaskInputs, got: {names}')
+    # Pictures without label maps have no orientation to keep; people see them upright.
+    transforms[0].upright = True
     return transforms[0], transforms[1:]
 
 

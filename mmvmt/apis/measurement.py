@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import itertools
 import multiprocessing
 import os
 import signal
@@ -17,6 +18,8 @@ from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
 import torch
+
+from mmvmt.compat import profile
 
 MIB = 2**20
 
@@ -169,11 +172,14 @@ class Memory:
         empty: Before there is a model.
         before: With model and inputs, before the first run.
         peak: The most during the runs.
+        tensors: The most that tensors made by a run hold at a time. On the CPU a process needs more: its allocator
+            keeps some of what was freed, in pieces that fit nothing else.
     """
 
     empty: float
     before: float
     peak: float
+    tensors: float
 
     @property
     def growth(self) -> float:
@@ -215,8 +221,20 @@ def memory_of(
         run()
     if device == 'cuda':
         torch.cuda.synchronize()
-        return Memory(empty, before, torch.cuda.max_memory_allocated() / MIB)
-    return Memory(empty, before, _status('VmHWM'))
+        peak = torch.cuda.max_memory_allocated() / MIB
+        return Memory(empty, before, peak, peak - before)
+    peak = _status('VmHWM')
+    return Memory(empty, before, peak, _peak_of_tensors(run))
+
+
+def _peak_of_tensors(run: Callable[[], Any]) -> float:
+    """Most MiB that tensors on the CPU gain during a run, from every allocation and release."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with profile(activities, profile_memory=True) as profiler:
+        run()
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == '[memory]']
+    held = itertools.accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns()))
+    return max(held, default=0) / MIB
 
 
 def peak_memory(
@@ -340,7 +358,7 @@ def operation_times(run: Callable[[], Any], device: str = 'cpu') -> dict[str, fl
     activities = [torch.profiler.ProfilerActivity.CPU]
     if device == 'cuda':
         activities.append(torch.profiler.ProfilerActivity.CUDA)
-    with torch.profiler.profile(activities=activities, acc_events=True) as profiler:
+    with profile(activities) as profiler:
         run()
     key = 'self_device_time_total' if device == 'cuda' else 'self_cpu_time_total'
     return {event.key: getattr(event, key) / 1e6 for event in profiler.key_averages() if getattr(event, key)}

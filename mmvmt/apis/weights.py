@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import os.path as osp
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import nn
 
-from mmvmt.engine.adapter_file import is_adapter_file, load_adapter
+from mmvmt.engine.adapter_file import is_adapter_file, load_adapter, read_adapter
 from mmvmt.models.checkpoint import read_checkpoint, state_dict_of
 from mmvmt.models.identity import METHOD_KEY, check_method_record, fill_frozen_in, lacks_encoder, load_pretrained
 from mmvmt.registry import MODELS
@@ -21,14 +22,15 @@ def build_model(cfg: Config) -> nn.Module:
     return MODELS.build(cfg.model).eval()
 
 
-def load_weights(model: nn.Module, path: str | os.PathLike) -> dict[str, Any]:
-    """Load a checkpoint or an adapter file into a model; nothing in it is executed.
+def load_weights(model: nn.Module, path: str | os.PathLike, trusted: bool = False) -> dict[str, Any]:
+    """Load a checkpoint or an adapter file into a model; nothing in it is executed unless it is trusted.
 
     Where the file holds no frozen weights, those of the encoder's ``init_cfg`` are loaded first.
 
     Args:
         model: A model whose ``backbone`` is an ``AdaptedSwin``.
         path: A checkpoint, or an adapter file.
+        trusted: Let a checkpoint execute what it holds besides weights; adapter files hold nothing of the kind.
 
     Returns:
         The meta information of the checkpoint, or the manifest of the adapter file.
@@ -39,10 +41,13 @@ def load_weights(model: nn.Module, path: str | os.PathLike) -> dict[str, Any]:
     """
     path = os.fspath(path)
     if is_adapter_file(path):
+        read_adapter(path)  # a file that is missing or damaged is the first thing to be told
         load_pretrained(model, f'adapter file {path!r}')
         return load_adapter(model, path)
-    checkpoint = read_checkpoint(path)
-    meta = checkpoint.get('meta', {})
+    if not osp.isfile(osp.expanduser(path)) and not path.startswith(('http://', 'https://')):
+        raise FileNotFoundError(f'checkpoint {path!r} does not exist')
+    checkpoint = read_checkpoint(path, trusted)
+    meta = checkpoint.get('meta') or {}
     check_method_record(meta.get(METHOD_KEY), model, f'checkpoint {path!r}')
     if lacks_encoder(checkpoint):
         load_pretrained(model, f'checkpoint {path!r}')

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 from collections.abc import Callable
 from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from scipy.io import loadmat
 
 from mmvmt.structures import IGNORE_INDEX
@@ -35,29 +36,43 @@ PART_GROUPS: dict[str, tuple[str, ...]] = {
 """Parts of a person in the files, merged into the classes 1 to 6; 0 is the background."""
 
 _PART_CLASS = {part: index for index, parts in enumerate(PART_GROUPS.values(), 1) for part in parts}
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes a photo upright, by the orientation in its EXIF data."""
 _PNG_END = b'IEND\xaeB`\x82'
 # Codes whose vector is shorter than this are grey: 8 bits leave them no direction.
 _SHORTEST_NORMAL = 0.1
 
 
-def read_image(path: str) -> np.ndarray:
+def read_image(path: str, upright: bool = False) -> np.ndarray:
     """Read a picture, in the orientation its pixels are stored in, which is the one its label maps were drawn in.
 
     Args:
-        path: A file in any format that Pillow reads.
+        path: A file in any format that Pillow reads. Of grey levels with 16 bits the upper 8 are taken; what is
+            transparent gets the colours that are stored beneath.
+        upright: Turn a photo as viewers show it, by the orientation in its EXIF data.
 
     Returns:
         ``(H, W, 3)`` uint8 in BGR order.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file is truncated or no picture.
+        ValueError: The file is truncated or no picture, or its grey levels have no known range.
     """
-    return _bgr(_decode(path))
+    picture = _decode(path)
+    turn = _turn(picture) if upright else None
+    return _bgr(picture if turn is None else picture.transpose(turn), path)
 
 
 def read_reduced_image(
-    path: str, smallest: Callable[[int, int], tuple[int, int]]
+    path: str, smallest: Callable[[int, int], tuple[int, int]], upright: bool = False
 ) -> tuple[np.ndarray, tuple[int, int], int]:
     """Read a picture that will be made smaller anyway: a JPEG at a half, a quarter or an eighth, if that suffices.
 
@@ -67,6 +82,7 @@ def read_reduced_image(
     Args:
         path: A file in any format that Pillow reads.
         smallest: Gives the height and width that are needed, from those of the file.
+        upright: As in :func:`read_image`; a photo that has to be turned is not reduced.
 
     Returns:
         ``(ceil(H / reduction), ceil(W / reduction), 3)`` uint8 in BGR order; height H and width W of the picture in the
@@ -74,21 +90,26 @@ def read_reduced_image(
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file is truncated or no picture.
+        ValueError: The file is truncated or no picture, or its grey levels have no known range.
     """
     shape, reduction = (0, 0), 1
 
     def reduce(picture: Image.Image) -> None:
         nonlocal shape, reduction
         shape = picture.height, picture.width
-        if picture.format == 'JPEG':
+        if picture.format == 'JPEG' and not (upright and _turn(picture) is not None):
             height, width = smallest(*shape)
             drafted = picture.draft(picture.mode, (width, height))
             if drafted is not None:
                 (_, _, reduced_width, _) = drafted[1]
                 reduction = round(shape[1] / reduced_width)
 
-    return _bgr(_decode(path, reduce)), shape, reduction
+    picture = _decode(path, reduce)
+    turn = _turn(picture) if upright else None
+    if turn is not None:
+        picture = picture.transpose(turn)
+        shape = picture.height, picture.width
+    return _bgr(picture, path), shape, reduction
 
 
 def read_semseg(path: str, num_classes: int = 21) -> np.ndarray:
@@ -291,7 +312,23 @@ def _read_bytes(path: str) -> bytes:
         return file.read()
 
 
-def _bgr(picture: Image.Image) -> np.ndarray:
+def _turn(picture: Image.Image) -> Image.Transpose | None:
+    """What makes a photo upright; None where it is, and where its EXIF data are damaged, as viewers have it."""
+    try:
+        return _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation))
+    except (OSError, SyntaxError, ValueError, struct.error):
+        return None
+
+
+def _bgr(picture: Image.Image, path: str) -> np.ndarray:
+    # Pillow itself would cut all levels above 255 off.
+    if picture.mode.startswith('I;16'):
+        return cv2.cvtColor((np.asarray(picture) >> 8).astype(np.uint8), cv2.COLOR_GRAY2BGR)
+    if picture.mode in ('I', 'F'):
+        raise ValueError(
+            f'{path} holds grey levels of 32 bits (mode {picture.mode!r}), whose range is not known; save it with 8 or '
+            f'16 bits per channel'
+        )
     pixels = np.asarray(picture if picture.mode == 'RGB' else picture.convert('RGB'))
     return cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
 

@@ -151,7 +151,7 @@ def read_adapter(path: str | os.PathLike) -> AdapterFile:
         )
     try:
         manifest = json.loads(metadata[_MANIFEST])
-    except ValueError as error:
+    except (RecursionError, ValueError) as error:
         raise ValueError(f'adapter file {path!r} is damaged: its manifest is no JSON ({error})') from error
     version = manifest.get('version') if isinstance(manifest, dict) else None
     if version != FORMAT_VERSION:

@@ -28,9 +28,19 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, help='override config entries, as key=value pairs'
     )
+    add_trust_argument(parser)
     parser.add_argument('--compile', action='store_true', help='run encoder and heads through torch.compile')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+
+
+def add_trust_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the option without which nothing that a checkpoint holds is executed."""
+    parser.add_argument(
+        '--trust-checkpoint',
+        action='store_true',
+        help='let the checkpoint execute what it holds besides weights: for files of your own only',
+    )
 
 
 def load_run_config(args: argparse.Namespace) -> Config:
@@ -183,10 +193,14 @@ def finish_distributed() -> None:
         torch.distributed.destroy_process_group()
 
 
-def set_resume(cfg: Config) -> None:
+def set_resume(cfg: Config, trusted: bool = False) -> None:
     """Go on from the latest checkpoint of the work dir, if there is one.
 
     Where it holds the encoder's weights, as by default, those of ``init_cfg`` are not asked for.
+
+    Args:
+        cfg: The config.
+        trusted: Let the checkpoint execute what it holds besides weights.
 
     Raises:
         ValueError: The checkpoint is unreadable, holds code that loading would execute, or holds no encoder and
@@ -196,7 +210,7 @@ def set_resume(cfg: Config) -> None:
     latest = cfg.get('load_from') or find_latest_checkpoint(cfg.work_dir)
     if latest is not None:
         # mmengine's own loader falls back to executing what a file holds.
-        if lacks_encoder(read_checkpoint(latest)):
+        if lacks_encoder(read_checkpoint(latest, trusted)):
             if _encoder_init_cfg(cfg) is None:
                 raise ValueError(
                     f'checkpoint {latest!r} holds no frozen weights, and model.backbone.init_cfg is None; '
@@ -215,17 +229,18 @@ def _encoder_init_cfg(cfg: Config) -> dict[str, Any] | None:
     return cfg.get('model', {}).get('backbone', {}).get('init_cfg')
 
 
-def comes_without_encoder(path: str) -> bool:
+def comes_without_encoder(path: str, trusted: bool = False) -> bool:
     """Whether a file of weights holds no frozen weights: an adapter file, or a checkpoint that left them out.
 
     Args:
         path: Local path or URL.
+        trusted: Let the file execute what it holds besides weights.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file is unreadable, or holds code that loading would execute.
+        ValueError: The file is unreadable, or holds code that loading would execute without being trusted.
     """
-    return is_adapter_file(path) or lacks_encoder(read_checkpoint(path))
+    return is_adapter_file(path) or lacks_encoder(read_checkpoint(path, trusted))
 
 
 def missing_inputs(cfg: Config, dataloaders: tuple[str, ...], weights: bool) -> list[str]:

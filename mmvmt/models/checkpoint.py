@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import os.path as osp
 import pickle
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from urllib.error import URLError
 
@@ -14,11 +15,17 @@ import torch
 import torch.nn.functional as F
 from mmengine.logging import print_log
 from mmengine.logging.history_buffer import HistoryBuffer
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from mmvmt.compat import safe_globals
+
 from .swin_layouts import layout_of, to_mmseg_layout, without_prefix
+
+_TRUST = (
+    'A file of your own that holds more than weights is read with --trust-checkpoint; one that init_cfg names, with '
+    'init_cfg.trusted=True'
+)
 
 
 def _history_buffer_attribute(owner: Any, name: str) -> Any:
@@ -28,49 +35,78 @@ def _history_buffer_attribute(owner: Any, name: str) -> Any:
     return getattr(owner, name)
 
 
-def _safe_globals() -> list:
-    multiarray = np._core.multiarray if hasattr(np, '_core') else np.core.multiarray
+def _under_name(name: str, function: Callable) -> Callable:
+    """A function that a file finds when it asks for ``name``; torch compares names alone."""
+
+    def call(*arguments: Any) -> Any:
+        return function(*arguments)
+
+    call.__module__, _, call.__qualname__ = name.rpartition('.')
+    call.__name__ = call.__qualname__
+    return call
+
+
+def _allowed_globals() -> list[type | Callable]:
     dtypes = [type(np.dtype(kind)) for kind in ('float64', 'float32', 'int64', 'int32', 'uint32')]
+    # Files name the module of the numpy that wrote them, which numpy 2 moved, and two functions in it.
+    arrays = [
+        _under_name(f'numpy.{core}.multiarray.{function.__name__}', function)
+        for core in ('core', '_core')
+        for function in (value.__reduce__()[0] for value in (np.zeros(0), np.float64(0)))
+    ]
     return [
         HistoryBuffer,
-        (_history_buffer_attribute, 'builtins.getattr'),
+        _under_name('builtins.getattr', _history_buffer_attribute),
         slice,
         np.ndarray,
         np.dtype,
-        multiarray._reconstruct,
-        multiarray.scalar,
+        codecs.encode,
+        *arrays,
         *dtypes,
     ]
 
 
-def read_checkpoint(source: str) -> dict[str, Any]:
-    """Read a checkpoint from a path or URL; nothing in it is executed.
+def read_checkpoint(source: str, trusted: bool = False) -> dict[str, Any]:
+    """Read a checkpoint from a path or URL; nothing in it is executed unless it is trusted.
 
     Args:
         source: Local path (a ``.safetensors`` file too), or http(s) URL (downloaded once into torch.hub's cache).
+        trusted: Let the file execute what it holds besides weights and mmengine's records, as pickle does.
 
     Raises:
         FileNotFoundError: There is no such file, or the URL cannot be reached.
-        ValueError: The file is no checkpoint, is truncated, or holds more than weights and mmengine's records.
+        ValueError: The file is no checkpoint, is truncated, or holds more than weights and mmengine's records without
+            being trusted.
     """
     remedy = 'name a local file with --cfg-options model.backbone.init_cfg.checkpoint=PATH'
     try:
         if source.endswith('.safetensors') and not source.startswith(('http://', 'https://')):
             return load_file(osp.expanduser(source))
-        with torch.serialization.safe_globals(_safe_globals()):
+        with safe_globals(_allowed_globals()):
             if source.startswith(('http://', 'https://')):
-                return torch.hub.load_state_dict_from_url(source, map_location='cpu', weights_only=True)
-            return torch.load(osp.expanduser(source), map_location='cpu', weights_only=True)
+                checkpoint = torch.hub.load_state_dict_from_url(source, map_location='cpu', weights_only=not trusted)
+            else:
+                checkpoint = torch.load(osp.expanduser(source), map_location='cpu', weights_only=not trusted)
     except (FileNotFoundError, IsADirectoryError):
         raise FileNotFoundError(f'checkpoint {source!r} does not exist; {remedy}') from None
     except (URLError, ConnectionError, TimeoutError) as error:
         raise FileNotFoundError(f'checkpoint {source} could not be downloaded ({error}); {remedy}') from error
-    except (pickle.UnpicklingError, EOFError, RuntimeError, SafetensorError) as error:
-        reason = str(error).splitlines()[0]
+    except OSError:
+        raise
+    # Unpickling damaged bytes fails with whatever its next operation raises: KeyError, UnicodeDecodeError, ...
+    except Exception as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        refused = isinstance(error, pickle.UnpicklingError) and not trusted
         raise ValueError(
             f'checkpoint {source!r} is not a readable file of weights (truncated, of another kind, or holding code '
-            f'that would be executed): {reason}'
+            f'that would be executed): {reason}' + (f'. {_TRUST}' if refused else '')
         ) from error
+    if not isinstance(checkpoint, dict):
+        raise ValueError(
+            f'checkpoint {source!r} holds no dictionary of weights, but {type(checkpoint).__name__}; name a file that '
+            f'a training or torch.save(model.state_dict(), PATH) wrote'
+        )
+    return checkpoint
 
 
 def state_dict_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -102,7 +138,8 @@ def load_encoder_checkpoint(encoder: nn.Module, init_cfg: Mapping[str, Any]) -> 
 
     Args:
         encoder: An ``AdaptedSwin``.
-        init_cfg: ``dict(type='Pretrained', checkpoint=PATH_OR_URL)``.
+        init_cfg: ``dict(type='Pretrained', checkpoint=PATH_OR_URL)``; with ``trusted=True`` the file may execute
+            what it holds, see :func:`read_checkpoint`.
 
     Raises:
         FileNotFoundError: The checkpoint is missing.
@@ -114,7 +151,7 @@ def load_encoder_checkpoint(encoder: nn.Module, init_cfg: Mapping[str, Any]) -> 
             f'init_cfg of {type(encoder).__name__} must be dict(type="Pretrained", checkpoint=PATH_OR_URL) or None, '
             f'got {dict(init_cfg)!r}'
         )
-    weights = without_prefix(state_dict_of(read_checkpoint(source)))
+    weights = without_prefix(state_dict_of(read_checkpoint(source, init_cfg.get('trusted', False))))
     layout = layout_of(weights)
     if layout != 'mmseg':
         try:

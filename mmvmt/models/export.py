@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from mmseg.models.utils.embed import AdaptivePadding
 from torch import Tensor, nn
 
+from mmvmt.compat import check_records_graphs
 from mmvmt.models.backbones.swin import AdaptedSwin, Fills, ShiftedWindowAttention, _Prompts
 from mmvmt.models.multi_task_encoder_decoder import MultiTaskEncoderDecoder
 from mmvmt.models.task_heads import MLPHead
@@ -278,6 +279,7 @@ def export_graph(
             traced one.
 
     Raises:
+        ImportError: PyTorch is older than 2.7.
         ValueError: The size is out of range, or the encoder's position embedding has a fixed size.
     """
     if min(height, width) < SMALLEST_EDGE or max(height, width) > LARGEST_EDGE:
@@ -288,6 +290,7 @@ def export_graph(
         raise ValueError(
             'the encoder has a position embedding of one size (use_abs_pos_embed): export it with a fixed size'
         )
+    check_records_graphs('torch.export of a multi-task model')
     bounds = {0: (1, LARGEST_BATCH)}
     if dynamic:
         bounds |= {2: (SMALLEST_EDGE, LARGEST_EDGE), 3: (SMALLEST_EDGE, LARGEST_EDGE)}

@@ -188,7 +188,7 @@ def leave_frozen_out(model: nn.Module, checkpoint: dict[str, Any]) -> None:
 
 def lacks_encoder(checkpoint: Mapping[str, Any]) -> bool:
     """Whether the frozen weights were left out of a checkpoint."""
-    return _ENCODER_KEY in checkpoint.get('meta', {})
+    return _ENCODER_KEY in (checkpoint.get('meta') or {})
 
 
 def fill_frozen_in(model: nn.Module, checkpoint: dict[str, Any]) -> None:

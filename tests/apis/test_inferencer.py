@@ -1,3 +1,4 @@
+import argparse
 import logging
 from pathlib import Path
 
@@ -5,13 +6,16 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from hostile import write_hostile
 from mmengine.config import Config
 from mmengine.logging import MMLogger
+from PIL import ExifTags, Image
 from tiny import FOUR_TASKS, perturb, tiny_model
 
 from mmvmt.apis import MultiTaskInferencer, UnreadableImagesError
-from mmvmt.apis.inferencer import _items
+from mmvmt.apis.inferencer import _items, add_inferencer_arguments, build_inferencer
 from mmvmt.apis.weights import build_model
+from mmvmt.datasets import formats
 from mmvmt.engine.adapter_file import save_adapter
 from mmvmt.structures import encode_map
 
@@ -276,17 +280,89 @@ def test_wrong_pipelines(pipeline, message, model):
         MultiTaskInferencer(model, pipeline=pipeline)
 
 
-class Hostile:
-    def __init__(self, path):
-        self.path = path
+def test_nothing_in_the_weights_is_executed_unless_they_are_trusted(tiny_config, trained, tmp_path):
+    path = tmp_path / 'hostile.pth'
+    trace = write_hostile(path, torch.load(trained, weights_only=True))
+    with pytest.raises(ValueError, match=r'holding code that would be executed.*--trust-checkpoint'):
+        MultiTaskInferencer(tiny_config, path, device='cpu')
+    assert not trace.exists()
+    inferencer = MultiTaskInferencer(tiny_config, path, device='cpu', trusted=True)
+    assert trace.exists()
+    assert_same(inferencer(picture()), MultiTaskInferencer(tiny_config, trained, device='cpu')(picture()))
 
-    def __reduce__(self):
-        return Path.mkdir, (self.path,)
+
+def test_adapter_files_and_their_encoders_execute_nothing(tiny_config, trained, tmp_path):
+    whole = MultiTaskInferencer(tiny_config, trained, device='cpu')
+    adapter, encoder = tmp_path / 'adapter.safetensors', tmp_path / 'encoder.pth'
+    save_adapter(whole.model, adapter)
+    trace = write_hostile(encoder, dict(state_dict=whole.model.backbone.state_dict()))
+    cfg = Config.fromfile(tiny_config)
+    cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=str(encoder))
+    with pytest.raises(ValueError, match=r'encoder\.pth.*holding code that would be executed.*init_cfg\.trusted=True'):
+        MultiTaskInferencer(cfg, adapter, device='cpu', trusted=True)
+    write_hostile(adapter)
+    with pytest.raises(ValueError, match='is damaged, or no safetensors file'):
+        MultiTaskInferencer(cfg, adapter, device='cpu', trusted=True)
+    assert not trace.exists()
 
 
-def test_nothing_in_the_weights_is_executed(tiny_config, trained, tmp_path):
-    checkpoint = torch.load(trained, weights_only=True) | dict(extra=Hostile(tmp_path / 'owned'))
-    torch.save(checkpoint, tmp_path / 'hostile.pth')
-    with pytest.raises(ValueError, match='holding code that would be executed'):
-        MultiTaskInferencer(tiny_config, tmp_path / 'hostile.pth')
-    assert not (tmp_path / 'owned').exists()
+def as_it_comes(image, mode):
+    if mode == 'I;16':
+        return Image.fromarray(image[..., 0].astype(np.uint16) * 257)
+    return Image.fromarray(image).convert(mode)
+
+
+@pytest.mark.parametrize('mode', ['L', 'I;16', 'RGBA', 'LA', 'P', '1'])
+def test_pictures_of_every_kind_are_what_they_look_like(mode, inferencer, tmp_path):
+    path = tmp_path / 'picture.png'
+    as_it_comes(picture(), mode).save(path)
+    shown = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    assert 20 < shown.std() < 130
+    (prediction,) = inferencer.predict(path)
+    np.testing.assert_array_equal(prediction.image, shown)
+    assert_same(prediction.maps, inferencer(shown))
+
+
+@pytest.mark.parametrize('scale', [None, (32, 24)])
+def test_photos_are_turned_upright(scale, model, tmp_path):
+    path, exif = tmp_path / 'photo.jpg', Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.fromarray(picture(64, 88)).save(path, exif=exif)
+    loader = dict(type='mmvmt.LoadMultiTaskImage', **(dict(scale=scale, reduced_decoding=True) if scale else {}))
+    inferencer = MultiTaskInferencer(model, pipeline=[loader, dict(type='mmvmt.PackMultiTaskInputs')])
+    upright = cv2.imread(str(path))
+    assert upright.shape == (88, 64, 3)
+    (prediction,) = inferencer.predict(path)
+    np.testing.assert_allclose(prediction.image.astype(int), upright, atol=3)
+    assert prediction.maps['normals'].shape == (3, 88, 64)
+    assert_same(prediction.maps, inferencer(prediction.image))
+    prediction.save(tmp_path / 'out')
+    assert cv2.imread(str(tmp_path / 'out' / 'semseg' / 'photo.png'), cv2.IMREAD_UNCHANGED).shape == (88, 64)
+
+
+def test_saved_maps_are_read_as_labels(inferencer, folder, tmp_path):
+    maps = inferencer(folder / 'a.PNG', out_dir=tmp_path)
+    files = {task: str(tmp_path / task / ('a.npy' if task == 'depth' else 'a.png')) for task in SIX_TASKS}
+    np.testing.assert_array_equal(formats.read_semseg(files['semseg']), maps['semseg'])
+    np.testing.assert_array_equal(formats.read_semseg(files['human_parts'], num_classes=7), maps['human_parts'])
+    for task in ('saliency', 'edge'):
+        np.testing.assert_array_equal(formats.read_saliency(files[task]), np.rint(maps[task] * 255) > 127)
+    normals = formats.read_normals(files['normals'])
+    np.testing.assert_allclose(normals.transpose(2, 0, 1), maps['normals'], atol=0.01)
+    np.testing.assert_array_equal(formats.read_depth(files['depth']), maps['depth'])
+
+
+@pytest.mark.parametrize('device', ['gpu', 'cuda:99'])
+def test_a_device_that_is_not_there(device, model):
+    with pytest.raises(ValueError, match=f"device '{device}' cannot be used: .*choose 'cpu'"):
+        MultiTaskInferencer(model, device=device)
+
+
+def test_arguments_of_programs(tiny_config, trained):
+    parser = argparse.ArgumentParser()
+    add_inferencer_arguments(parser)
+    args = parser.parse_args([str(tiny_config), str(trained), '--tasks', 'normals, semseg', '--device', 'cpu'])
+    assert build_inferencer(args).tasks == ('normals', 'semseg')
+    args.tasks = ''
+    with pytest.raises(ValueError, match="unknown task ''"):
+        build_inferencer(args)

@@ -107,6 +107,7 @@ def test_memory_of_a_known_allocation():
     assert memory.growth == pytest.approx(2 * 48, abs=8)
     assert memory.with_model == pytest.approx(64 + 2 * 48, abs=8)
     assert memory.peak - memory.growth == memory.before
+    assert memory.tensors == pytest.approx(2 * 48, abs=0.01)
 
 
 def test_an_earlier_peak_of_the_process_does_not_count():

@@ -1,7 +1,8 @@
+import cv2
 import numpy as np
 import pytest
 from pascal_mt_folder import FLOOR, SKY, WALL, rectangle, write_parts
-from PIL import Image
+from PIL import ExifTags, Image
 from scipy.io import savemat
 
 from mmvmt.datasets import formats
@@ -68,6 +69,47 @@ def test_image_keeps_the_orientation_of_its_pixels(tmp_path):
     exif[0x0112] = 6
     Image.new('RGB', (16, 12)).save(tmp_path / 'a.jpg', exif=exif)
     assert formats.read_image(str(tmp_path / 'a.jpg')).shape == (12, 16, 3)
+
+
+@pytest.mark.parametrize('orientation', range(1, 9))
+@pytest.mark.parametrize('extension', ['jpg', 'png'])
+def test_photos_are_turned_upright_on_demand(tmp_path, orientation, extension):
+    path, exif = str(tmp_path / f'a.{extension}'), Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    ramps = np.mgrid[0:240:48j, 0:240:64j]
+    Image.fromarray(np.stack([*ramps, ramps[0] * 0], axis=2).astype(np.uint8)).save(path, exif=exif, quality=95)
+    upright = formats.read_image(path, upright=True)
+    # OpenCV turns photos by itself.
+    np.testing.assert_allclose(upright.astype(int), cv2.imread(path), atol=6)
+    image, shape, reduction = formats.read_reduced_image(path, lambda *_: (12, 12), upright=True)
+    assert shape == upright.shape[:2] == ((64, 48) if orientation > 4 else (48, 64))
+    assert reduction == (4 if (orientation, extension) == (1, 'jpg') else 1)
+    assert image.shape[0] == shape[0] // reduction
+
+
+def test_a_photo_with_damaged_exif_data_stays_as_it_is(tmp_path):
+    path, exif = tmp_path / 'a.webp', Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.new('RGB', (16, 12)).save(path, exif=exif)
+    data = path.read_bytes()
+    assert formats.read_image(str(path), upright=True).shape == (16, 12, 3)
+    start = data.index(b'MM\0*')
+    path.write_bytes(data[:start] + b'??' + data[start + 2 :])
+    assert formats.read_image(str(path), upright=True).shape == (12, 16, 3)
+
+
+@pytest.mark.parametrize('extension', ['png', 'tif'])
+def test_16_bits_of_grey_become_8(tmp_path, extension):
+    levels = np.arange(0, 65536, 64, dtype=np.uint16).reshape(32, 32)
+    path = str(tmp_path / f'a.{extension}')
+    Image.fromarray(levels).save(path)
+    np.testing.assert_array_equal(formats.read_image(path)[..., 1], levels // 256)
+
+
+def test_grey_levels_without_a_range_are_refused(tmp_path):
+    Image.fromarray(np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)).save(tmp_path / 'a.tif')
+    with pytest.raises(ValueError, match=r"a\.tif holds grey levels of 32 bits \(mode 'F'\)"):
+        formats.read_image(str(tmp_path / 'a.tif'))
 
 
 @pytest.mark.parametrize('share', [0.0, 0.02, 0.3, 0.6, 0.9, 0.99, 0.999])

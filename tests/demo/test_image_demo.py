@@ -5,6 +5,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from hostile import write_hostile
 from mmengine.config import Config
 from tiny import FOUR_TASKS, perturb
 
@@ -71,6 +72,32 @@ def test_unreadable_pictures(trained, photos, tmp_path, capsys):
     assert sorted(names(out)['semseg']) == ['one.png', 'two.png']
     assert demo.main([str(photos), *trained, '--out', str(out), '--skip-unreadable']) == 0
     assert demo.main([str(photos / 'bad.jpg'), *trained, '--out', str(out)]) == 2
+
+
+def test_nothing_in_a_checkpoint_is_executed_unless_it_is_trusted(trained, photos, tmp_path, capsys):
+    config, checkpoint, *device = trained
+    trace = write_hostile(tmp_path / 'hostile.pth', torch.load(checkpoint, weights_only=True))
+    demo = load('image_demo')
+    arguments = [str(photos), config, str(tmp_path / 'hostile.pth'), *device, '--out', str(tmp_path / 'out')]
+    assert demo.main(arguments) == 2
+    assert 'holding code that would be executed' in capsys.readouterr().err
+    assert not trace.exists()
+    assert demo.main([*arguments, '--trust-checkpoint']) == 0
+    assert trace.exists()
+
+
+def test_what_cannot_be_done_is_one_message(trained, photos, tmp_path, capsys):
+    demo, (_, checkpoint, *device) = load('image_demo'), trained
+    (tmp_path / 'file').touch()
+    assert demo.main([str(photos), *trained, '--out', str(tmp_path / 'file')]) == 2
+    assert f'{tmp_path / "file"}' in capsys.readouterr().err
+    other = tmp_path / 'other.py'
+    other.write_text("model = dict(type='mmvmt.MultiTaskDataPreProcessor')")
+    assert demo.main([str(photos), str(other), checkpoint, *device]) == 2
+    assert 'the model must be a MultiTaskEncoderDecoder, got MultiTaskDataPre' in capsys.readouterr().err
+    (tmp_path / 'empty').mkdir()
+    assert demo.main([str(tmp_path / 'empty'), *trained]) == 2
+    assert 'holds no picture' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('replaced, message', [(0, "config 'no' does not exist"), (1, "'no' does not exist")])

@@ -88,6 +88,22 @@ def test_frame_rate_and_colours_of_depth(demo, film, tmp_path, monkeypatch):
     assert means[0] > means[1] + 20
 
 
+def test_a_film_whose_frames_change_their_size_is_refused(demo, inferencer, tmp_path):
+    class Changing(demo.Film):
+        def batches(self, size):
+            frames = list(super().batches(1))
+            yield frames[0]
+            yield [np.ascontiguousarray(frame[::2, ::2]) for frame in frames[1]]
+
+    path = tmp_path / 'film.avi'
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*'MJPG'), 5, SIZE)
+    for _ in range(2):
+        writer.write(np.zeros((SIZE[1], SIZE[0], 3), np.uint8))
+    writer.release()
+    with pytest.raises(ValueError, match=r'changes its size at frame 2, to 25 x 19 pixels'):
+        demo.convert(Changing(str(path)), inferencer, tmp_path / 'out.avi', 5)
+
+
 def test_films_that_cannot_be_read_or_written(demo, inferencer, film, tmp_path, capsys):
     def message_of(video, out):
         assert demo.main([str(video), 'config.py', 'model.pth', '--out', str(out)]) == 2

@@ -244,9 +244,10 @@ def test_odd_manifests_are_refused(changes, message, saved):
 
 
 def test_a_manifest_that_is_no_json_is_refused(saved):
-    safetensors.torch.save_file({'a': torch.ones(1)}, saved, metadata={'mmvmt_adapter': '{'})
-    with pytest.raises(ValueError, match='its manifest is no JSON'):
-        read_adapter(saved)
+    for manifest in ('{', '[' * 100_000):
+        safetensors.torch.save_file({'a': torch.ones(1)}, saved, metadata={'mmvmt_adapter': manifest})
+        with pytest.raises(ValueError, match='its manifest is no JSON'):
+            read_adapter(saved)
 
 
 def test_a_merged_model_is_neither_saved_nor_loaded_over(tmp_path):

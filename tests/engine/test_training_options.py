@@ -8,6 +8,7 @@ import torch
 from mmengine.optim import build_optim_wrapper
 from tiny import VMT, batch, losses_of, tiny_model, tiny_swin
 
+from mmvmt.compat import RECORDS_GRAPHS
 from mmvmt.engine.run_config import add_run_arguments, load_run_config
 
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
@@ -64,6 +65,7 @@ def test_averaged_weights_follow_their_definition(tiny_config, tmp_path):
     assert moved > 0
 
 
+@pytest.mark.skipif(not RECORDS_GRAPHS, reason='needs torch 2.7, which records graphs of the models')
 @pytest.mark.parametrize('training', [True, False])
 def test_encoder_and_heads_are_one_graph(training):
     model = tiny_model().train(training)
@@ -73,6 +75,7 @@ def test_encoder_and_heads_are_one_graph(training):
     torch._dynamo.reset()
 
 
+@pytest.mark.skipif(not RECORDS_GRAPHS, reason='needs torch 2.7, which records graphs of the models')
 def test_a_compiled_training_ends_with_the_weights_of_one_that_is_not(tiny_config, tmp_path):
     config = tmp_path / 'compiled.py'
     config.write_text(

@@ -1,8 +1,9 @@
-import os
+import re
 
 import numpy as np
 import pytest
 import torch
+from hostile import write_hostile
 from mmengine.logging.history_buffer import HistoryBuffer
 from mmseg.models.backbones.swin import SwinTransformer
 from tiny import FOUR_TASKS, SWIN, perturb, tiny_swin
@@ -21,13 +22,13 @@ def published(**changes):
     return swin, {k: v for k, v in swin.state_dict().items() if not k.startswith('norm')}
 
 
-def build(path, **changes):
+def build(path, trusted=False, **changes):
     swin = MODELS.build(
         dict(
             type='mmvmt.AdaptedSwin',
             tasks=FOUR_TASKS,
             plugins=[dict(cfg=dict(type='mmvmt.VMTAdapter', reduction=2))],
-            init_cfg=dict(type='Pretrained', checkpoint=str(path)),
+            init_cfg=dict(type='Pretrained', checkpoint=str(path), trusted=trusted),
             **(SWIN | changes),
         )
     )
@@ -117,19 +118,52 @@ def test_truncated_file(tmp_path):
         build(tmp_path / 'swin.pth')
 
 
-class Hostile:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (self.path,)
-
-
-def test_nothing_in_a_checkpoint_is_executed(tmp_path):
-    torch.save(dict(state_dict={}, extra=Hostile(str(tmp_path / 'owned'))), tmp_path / 'swin.pth')
-    with pytest.raises(ValueError, match='holding code that would be executed'):
+def test_nothing_in_a_checkpoint_is_executed_unless_it_is_trusted(tmp_path):
+    trace = write_hostile(tmp_path / 'swin.pth', dict(state_dict={}))
+    with pytest.raises(ValueError, match=r'holding code that would be executed.*is read with --trust-checkpoint'):
         read_checkpoint(str(tmp_path / 'swin.pth'))
-    assert not (tmp_path / 'owned').exists()
+    assert not trace.exists()
+    assert read_checkpoint(str(tmp_path / 'swin.pth'), trusted=True)['state_dict'] == {}
+    assert trace.exists()
+
+
+def test_init_cfg_executes_nothing_unless_it_is_trusted(tmp_path):
+    _, weights = published()
+    trace = write_hostile(tmp_path / 'swin.pth', dict(state_dict=weights))
+    with pytest.raises(ValueError, match=r'init_cfg\.trusted=True'):
+        build(tmp_path / 'swin.pth')
+    assert not trace.exists()
+    swin = build(tmp_path / 'swin.pth', trusted=True)
+    assert trace.exists()
+    assert all(torch.equal(swin.state_dict()[name], value) for name, value in weights.items())
+
+
+@pytest.mark.filterwarnings('ignore:Detected pickle protocol')
+@pytest.mark.parametrize('legacy', [False, True])
+def test_damaged_files_are_named_whatever_reading_them_fails_with(legacy, tmp_path):
+    path = tmp_path / 'run.pth'
+    weights = {f'heads.{index}.weight': torch.ones(4, 3) for index in range(3)}
+    torch.save(dict(meta=dict(iter=3), state_dict=weights), path, _use_new_zipfile_serialization=not legacy)
+    content, rng = path.read_bytes(), np.random.default_rng(0)
+    messages = []
+    for _ in range(100):
+        damaged = bytearray(content)
+        for position in rng.integers(0, min(len(content), 700), 5):
+            damaged[position] = rng.integers(256)
+        path.write_bytes(damaged)
+        try:
+            read_checkpoint(str(path))
+        except ValueError as error:
+            messages.append(str(error))
+    assert len(messages) > 30
+    assert all(str(path) in message for message in messages)
+
+
+@pytest.mark.parametrize('content', [torch.ones(2), [1, 2], 'text'])
+def test_what_is_no_dictionary_is_refused(content, tmp_path):
+    torch.save(content, tmp_path / 'run.pth')
+    with pytest.raises(ValueError, match=f'holds no dictionary of weights, but {type(content).__name__}; name a file'):
+        read_checkpoint(str(tmp_path / 'run.pth'))
 
 
 class Reach:
@@ -150,6 +184,21 @@ def test_checkpoints_with_mmengines_records_are_read(tmp_path):
     )
     record = read_checkpoint(str(tmp_path / 'run.pth'))['message_hub']['log_scalars']['loss']
     assert record.mean() == pytest.approx(1.5)
+
+
+@pytest.mark.parametrize('core', ['core', '_core'])
+def test_records_of_either_numpy_are_read(core, tmp_path):
+    """Files name numpy's module by where it was when they were written: numpy 2 moved it."""
+    path = tmp_path / 'run.pth'
+    records = dict(array=np.arange(3.0), number=np.int64(7), buffer=HistoryBuffer([1.0, 2.0], [1, 1]))
+    torch.save(records, path, _use_new_zipfile_serialization=False)
+    content, renamed = re.subn(rb'numpy\._?core\.', f'numpy.{core}.'.encode(), path.read_bytes())
+    assert renamed
+    path.write_bytes(content)
+    found = read_checkpoint(str(path))
+    assert found['array'].tolist() == [0, 1, 2]
+    assert found['number'] == 7
+    assert found['buffer'].mean() == pytest.approx(1.5)
 
 
 def test_init_cfg_of_another_type_is_refused():

@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 from tiny import FOUR_TASKS, VMT, model_cfg, perturb, tiny_model
 
+from mmvmt.compat import RECORDS_GRAPHS
 from mmvmt.models.export import MultiTaskGraph, example_images, export_graph, save_onnx
 from mmvmt.registry import MODELS
 
@@ -97,6 +98,7 @@ def test_the_model_keeps_its_modules_and_the_graph_its_weights():
     assert torch.equal(model(torch.zeros(1, 3, 64, 64))['semseg'], before)
 
 
+@pytest.mark.skipif(not RECORDS_GRAPHS, reason='needs torch 2.7, which records graphs of the models')
 def test_one_program_for_all_sizes():
     # Prompts that are carried from block to block take every way that the stream has.
     model = small_model(plugins=(dict(cfg=METHODS['VPTShallow']),))
@@ -138,6 +140,12 @@ def test_sizes_that_cannot_be_traced():
     graph.backbone.use_abs_pos_embed = True
     with pytest.raises(ValueError, match='use_abs_pos_embed'):
         export_graph(graph, height=64, width=64)
+
+
+def test_older_releases_of_torch_are_refused(monkeypatch):
+    monkeypatch.setattr('mmvmt.compat.RECORDS_GRAPHS', False)
+    with pytest.raises(ImportError, match=r'of a multi-task model needs torch 2\.7 or later, this is torch \d'):
+        export_graph(MultiTaskGraph(small_model()), height=64, width=64)
 
 
 def test_onnx_packages_are_asked_for(monkeypatch, tmp_path):

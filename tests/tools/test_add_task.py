@@ -4,6 +4,7 @@ import runpy
 import commands
 import pytest
 import torch
+from hostile import write_hostile
 from mmengine.config import Config
 from tiny import perturb
 
@@ -91,6 +92,11 @@ def test_the_enlarged_model_is_tested_as_any_other(added):
     'arguments, code, message',
     [
         (['--task', 'semseg'], 1, "add_task.py: the config has a head for task 'semseg' already"),
+        (
+            ['--task', 'depth', '--cfg-options', 'val_dataloader=None'],
+            1,
+            'add_task.py: the config has no val_dataloader',
+        ),
         (['--task', 'heights'], 1, "add_task.py: unknown task 'heights'"),
         (['--task', 'depth', '--data-root', 'nowhere'], 2, "data: folder 'nowhere' does not exist"),
         (
@@ -117,6 +123,13 @@ def test_what_cannot_be_added_is_one_message_and_writes_nothing(
     assert tool([str(tiny_config), str(checkpoint), '--work-dir', str(work_dir), *arguments]) == code
     assert message in capsys.readouterr().err
     assert not work_dir.exists()
+
+
+def test_nothing_in_a_checkpoint_is_executed(tool, tiny_config, checkpoint, tmp_path, capsys):
+    trace = write_hostile(tmp_path / 'hostile.pth', torch.load(checkpoint, weights_only=True))
+    assert tool([str(tiny_config), str(tmp_path / 'hostile.pth'), '--task', 'depth']) == 1
+    assert 'holding code that would be executed' in capsys.readouterr().err
+    assert not trace.exists()
 
 
 def test_a_missing_checkpoint(tool, tiny_config, capsys):

@@ -49,7 +49,7 @@ def memory(tool, monkeypatch):
     def measure(prepare, settings):
         measured.append(prepare)
         ours = prepare.func is not tool.prepare_fine_tuning
-        return Memory(empty=100.0, before=110.0, peak=120.0 if ours else 150.0)
+        return Memory(empty=100.0, before=110.0, peak=120.0 if ours else 150.0, tensors=5.0 if ours else 20.0)
 
     monkeypatch.setattr(tool, 'memory_of_case', measure)
     return measured
@@ -176,6 +176,7 @@ def test_the_step(tool, memory):
     beyond, with_model = rows[f'{peak} beyond model and inputs'], rows[f'{peak} with model']
     assert (beyond['ours'], beyond['theirs'], beyond['ratio'], beyond['met']) == (10.0, 40.0, 0.25, True)
     assert (with_model['ours'], with_model['theirs'], with_model['ratio']) == (20.0, 50.0, 0.4)
+    assert rows[f'{peak.removesuffix(" memory")} of all tensors']['ratio'] == 0.25
     assert 'peaks of the processes 120 and 150 MiB' in beyond['note']
 
 
@@ -219,6 +220,7 @@ def test_inference_when_compilation_takes_too_long(tool, monkeypatch):
 
     monkeypatch.setattr(tool, 'in_fresh_process', late)
     monkeypatch.setattr(tool.shutil, 'which', lambda name: name)
+    monkeypatch.setattr(tool, 'RECORDS_GRAPHS', True)
     rows = check(tool.measure_inference(SETTINGS))
     assert limits == [(1, False), (1, True), (2, False), (2, True)]
     compiled = rows['inference, batch 1, compiled over eager, fp32']

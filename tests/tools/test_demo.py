@@ -1,8 +1,20 @@
 import json
 import shlex
+import sys
+from pathlib import Path
 
 import commands
 import cv2
+import pytest
+
+from mmvmt.engine.adapter_file import read_adapter
+
+
+def run_printed(command, *more):
+    """Run a command that the demo has printed, and give its output."""
+    interpreter, *arguments = shlex.split(command)
+    assert (commands.ROOT / interpreter).samefile(sys.executable)
+    return commands.run(*arguments, *more).stdout
 
 
 def test_the_demo_goes_from_nothing_to_a_table_and_a_picture(tmp_path):
@@ -21,11 +33,23 @@ def test_the_demo_goes_from_nothing_to_a_table_and_a_picture(tmp_path):
 
     lines = first.stdout.partition('What to do with the trained model:')[2].splitlines()
     printed = [line.strip() for line in lines if line.startswith('    ')]
-    assert [shlex.split(command)[1] for command in printed] == ['demo/image_demo.py']
-    for command in printed:
-        commands.run_command(shlex.split(command))
+    maps, export, test, add, page = printed
+    run_printed(maps)
     (drawn,) = (tmp_path / 'image_demo' / 'pictures').iterdir()
     assert cv2.imread(str(drawn)) is not None
+
+    run_printed(export)
+    adapter = shlex.split(export)[4]
+    figures = record['runs']['VMT-Adapter'][0]['metrics']
+    assert read_adapter(adapter).manifest['metrics'] == pytest.approx(figures)
+    assert shlex.split(test)[3] == adapter
+    run_printed(test)
+    again = json.loads((Path(adapter).parent / 'adapter_results' / 'metrics.json').read_text())
+    assert (again['checkpoint'], again['metrics']) == (adapter, pytest.approx(figures))
+    assert run_printed(add).count('outputs on 6 images identical before and after, bit for bit') == 4
+    assert (tmp_path / 'depth' / 'model.pth').is_file()
+    assert shlex.split(page)[1] == 'demo/web.py'
+    assert 'usage:' in run_printed(page, '--help')
 
     again = commands.run(*arguments)
     assert again.stdout.count('done before') == 7

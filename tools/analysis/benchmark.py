@@ -80,6 +80,7 @@ from mmvmt.apis.speed_report import (
     time_row,
     write_rows,
 )
+from mmvmt.compat import RECORDS_GRAPHS
 from mmvmt.engine.provenance import run_record
 from mmvmt.registry import DATASETS, MODELS
 from mmvmt.synthetic import write_pascal_mt
@@ -191,7 +192,7 @@ def measure_encoder(settings: Settings) -> list[Row]:
 
         note = f'batch {settings.batch}; outputs in single precision differ by {difference:.1g}'
         variants = {'': models}
-        if settings.device == 'cuda':
+        if settings.device == 'cuda' and RECORDS_GRAPHS:
             variants[', both compiled'] = {kind: torch.compile(model) for kind, model in models.items()}
         for suffix, variant in variants.items():
             runs = {kind: partial(forward, model) for kind, model in variant.items()}
@@ -428,7 +429,10 @@ def measure_step(settings: Settings) -> list[Row]:
             rows.append(explained(row, partial(profile_of, runs[ours], settings)))
             pair = memory[ours], memory[theirs]
             limit = target(memory_target, settings) if memory_target else None
-            peaks = f'{size}; peaks of the processes {pair[0].peak:.0f} and {pair[1].peak:.0f} MiB'
+            peaks = (
+                f'{size}; peaks of the processes {pair[0].peak:.0f} and {pair[1].peak:.0f} MiB; tensors hold '
+                f'{pair[0].tensors:.0f} and {pair[1].tensors:.0f} MiB of them, the rest is what the allocator keeps'
+            )
             rows.append(
                 memory_row(
                     f'training step, {label}, peak memory beyond model and inputs', 'growth', *pair, limit, peaks
@@ -437,6 +441,7 @@ def measure_step(settings: Settings) -> list[Row]:
             rows.append(
                 memory_row(f'training step, {label}, peak memory with model', 'with_model', *pair, limit, peaks)
             )
+            rows.append(memory_row(f'training step, {label}, peak of all tensors', 'tensors', *pair, None, size))
     return rows + added_task(settings, runs['vmt'], size)
 
 
@@ -596,6 +601,8 @@ def measure_inference(settings: Settings) -> list[Row]:
                 missing = f'not measured: torch.compile needs a C++ compiler, and {compiler!r} is none; set CXX'
             elif left <= 0:
                 missing = f'not measured: the {settings.compile_seconds:.0f} s of --compile-seconds were over'
+            elif not RECORDS_GRAPHS:
+                missing = f'not measured: torch.compile of the models needs torch 2.7, this is {torch.__version__}'
             else:
                 log(f'inference: batch {batch}, {label}')
                 try:

@@ -16,7 +16,9 @@ import torch.nn.functional as F
 from mmengine.config import Config, DictAction
 from torch import Tensor
 
+from mmvmt.apis.inferencer import split_tasks
 from mmvmt.apis.weights import build_model, load_weights
+from mmvmt.engine.run_config import add_trust_argument
 from mmvmt.models import MultiTaskEncoderDecoder
 from mmvmt.models.export import MultiTaskGraph, example_images, export_graph, save_onnx
 from mmvmt.structures import TASKS
@@ -46,6 +48,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, help='override config entries, as key=value pairs'
     )
+    add_trust_argument(parser)
     args = parser.parse_args(argv)
     if args.out.suffix != SUFFIXES[args.format]:
         parser.error(f'a file of --format {args.format} must end in {SUFFIXES[args.format]}, got {str(args.out)!r}')
@@ -132,11 +135,13 @@ def main(argv: list[str] | None = None) -> int:
         if args.cfg_options is not None:
             cfg.merge_from_dict(args.cfg_options)
         model = build_model(cfg)
-        load_weights(model, args.checkpoint)
-        tasks = args.tasks.split(',') if args.tasks else None
+        if not isinstance(model, MultiTaskEncoderDecoder):
+            raise TypeError(f'only a MultiTaskEncoderDecoder can be exported, got {type(model).__name__}')
+        load_weights(model, args.checkpoint, args.trust_checkpoint)
+        tasks = split_tasks(args.tasks)
         graph = MultiTaskGraph(model, tasks=tasks, normalised=args.normalised, logits=args.logits)
         program = export_graph(graph, height=args.height, width=args.width, dynamic=args.dynamic)
-    except (FileNotFoundError, ImportError, ValueError) as error:
+    except (OSError, ImportError, TypeError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
     args.out.parent.mkdir(parents=True, exist_ok=True)

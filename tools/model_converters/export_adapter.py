@@ -10,6 +10,7 @@ from mmengine.config import Config, DictAction
 import mmvmt  # noqa: F401  makes the scope known before the config is read
 from mmvmt.apis.weights import build_model, load_weights
 from mmvmt.engine.adapter_file import HALF_DTYPES, save_adapter
+from mmvmt.engine.run_config import add_trust_argument
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -28,6 +29,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, help='override config entries, as key=value pairs'
     )
+    add_trust_argument(parser)
     return parser.parse_args(argv)
 
 
@@ -56,10 +58,10 @@ def main(argv: list[str] | None = None) -> int:
         if args.cfg_options is not None:
             cfg.merge_from_dict(args.cfg_options)
         model = build_model(cfg)
-        meta = load_weights(model, args.checkpoint)
+        meta = load_weights(model, args.checkpoint, args.trust_checkpoint)
         iteration = meta.get('iter', meta.get('iteration'))
         manifest = save_adapter(model, args.out, half=args.half, metrics=metrics, iteration=iteration)
-    except (FileNotFoundError, TypeError, ValueError) as error:
+    except (OSError, TypeError, ValueError) as error:
         print(f'export_adapter.py: {error}', file=sys.stderr)
         return 1
     print(f'{args.out}: {osp.getsize(args.out):,} bytes, tasks {", ".join(manifest["tasks"])}')

@@ -8,6 +8,7 @@ import sys
 import torch
 from safetensors.torch import save_file
 
+from mmvmt.engine.run_config import add_trust_argument
 from mmvmt.models.checkpoint import read_checkpoint, state_dict_of
 from mmvmt.models.swin_layouts import layout_of, to_mmseg_layout
 
@@ -19,6 +20,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('source', help='checkpoint: a path or URL; .safetensors files too')
     parser.add_argument('target', help='file to write, .pth (which mmsegmentation reads) or .safetensors')
     parser.add_argument('--layout', choices=['auto', *LAYOUTS], default='auto', help='layout of the source')
+    add_trust_argument(parser)
     args = parser.parse_args(argv)
     if not args.target.endswith(('.pth', '.safetensors')):
         parser.error(f'the target must end in .pth or .safetensors, got {args.target!r}')
@@ -30,9 +32,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     try:
-        weights = state_dict_of(read_checkpoint(args.source))
+        weights = state_dict_of(read_checkpoint(args.source, args.trust_checkpoint))
         converted = to_mmseg_layout(weights, LAYOUTS.get(args.layout))
-    except (FileNotFoundError, ValueError) as error:
+    except (OSError, ValueError) as error:
         print(f'Cannot convert {args.source}: {error}', file=sys.stderr)
         return 2
     # Entries that no Swin Transformer has: classifiers, projectors, adapters of another model.

@@ -23,7 +23,8 @@ class LoadMultiTaskImage(BaseTransform):
     """Read the image, refusing truncated files.
 
     Required key: ``img_path``. Added keys: ``img`` (``(H, W, 3)`` uint8, BGR), ``ori_shape`` and ``img_shape``
-    (height, width). Pixels keep the orientation they are stored in, in which the label maps were drawn.
+    (height, width). Pixels keep the orientation they are stored in, in which the label maps were drawn, unless
+    ``upright`` is set.
 
     With ``scale`` the image is resized at once, as by :class:`MultiTaskResize` behind this transform, and the keys that
     it adds are added. ``ori_shape`` stays the size of the file. Label maps follow with ``resize=True`` in
@@ -36,6 +37,8 @@ class LoadMultiTaskImage(BaseTransform):
             half, a quarter or an eighth, which its codec does faster, before it is resized. The geometry is the same
             to fractions of a pixel. The colours differ where the picture has finer detail than the target can show:
             means of pixels stand in place of single ones.
+        upright: Turn photos as viewers show them, by the orientation in their EXIF data; for pictures without label
+            maps.
 
     Raises:
         ValueError: ``keep_ratio`` or ``reduced_decoding`` is given without ``scale``, or ``scale`` is no size.
@@ -46,6 +49,7 @@ class LoadMultiTaskImage(BaseTransform):
         scale: int | tuple[int, int] | None = None,
         keep_ratio: bool = False,
         reduced_decoding: bool = False,
+        upright: bool = False,
     ) -> None:
         if scale is None and (keep_ratio or reduced_decoding):
             raise ValueError(
@@ -54,6 +58,7 @@ class LoadMultiTaskImage(BaseTransform):
             )
         self.resize = None if scale is None else MultiTaskResize(scale, keep_ratio)
         self.reduced_decoding = reduced_decoding
+        self.upright = upright
 
     def transform(self, results: dict) -> dict:
         """Add the image to ``results``.
@@ -64,9 +69,9 @@ class LoadMultiTaskImage(BaseTransform):
         """
         path = results['img_path']
         if self.reduced_decoding:
-            image, shape, reduction = formats.read_reduced_image(path, self.resize.target_size)
+            image, shape, reduction = formats.read_reduced_image(path, self.resize.target_size, self.upright)
         else:
-            image, reduction = formats.read_image(path), 1
+            image, reduction = formats.read_image(path, self.upright), 1
             shape = image.shape[:2]
         results['ori_shape'] = results['img_shape'] = shape
         if self.resize is not None:
@@ -77,7 +82,10 @@ class LoadMultiTaskImage(BaseTransform):
         return results
 
     def __repr__(self) -> str:
-        return f'{type(self).__name__}(resize={self.resize}, reduced_decoding={self.reduced_decoding})'
+        return (
+            f'{type(self).__name__}(resize={self.resize}, reduced_decoding={self.reduced_decoding}, '
+            f'upright={self.upright})'
+        )
 
 
 @TRANSFORMS.register_module()

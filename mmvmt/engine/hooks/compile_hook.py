@@ -9,6 +9,7 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 
+from mmvmt.compat import check_records_graphs
 from mmvmt.models import AdaptedSwin, MultiTaskEncoderDecoder
 from mmvmt.registry import HOOKS
 
@@ -36,8 +37,10 @@ class CompileHook(Hook):
         """Compile at first use.
 
         Raises:
+            ImportError: PyTorch is older than 2.7.
             TypeError: The model is no ``MultiTaskEncoderDecoder`` and has no ``AdaptedSwin``.
         """
+        check_records_graphs('torch.compile of an AdaptedSwin')
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         if isinstance(model, MultiTaskEncoderDecoder):
             model.encode_decode = torch.compile(model.encode_decode, **self.options)

@@ -11,6 +11,7 @@ import torch
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 
+from mmvmt.compat import resume_batches
 from mmvmt.datasets.samplers import SeededInfiniteSampler, derive_seed
 from mmvmt.registry import HOOKS
 
@@ -29,6 +30,7 @@ class RandomnessHook(Hook):
         sampler = runner.train_dataloader.sampler
         if isinstance(sampler, SeededInfiniteSampler):
             sampler.seed = runner.seed
+            resume_batches(runner.train_loop, sampler)
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Sequence[dict] | None = None) -> None:
         seed = derive_seed('iteration', runner.seed, runner.iter, get_rank())

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from mmvmt.adapters.base import SLOTS, Method, Site
+from mmvmt.compat import is_exporting
 from mmvmt.models.checkpoint import load_encoder_checkpoint
 from mmvmt.registry import ADAPTERS, MODELS
 from mmvmt.structures import check_tasks
@@ -186,6 +187,20 @@ def _windows(batch: int, hw: tuple[int, int], size: int, shift: int, device: tor
     return _Windows(rows * columns, to_windows, to_tokens, kinds, groups, masks)
 
 
+def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: float, scale: float) -> Tensor:
+    """``softmax(scale * q k^T + mask) v`` for ``(B, heads, N, C)``.
+
+    On a CPU the kernel of PyTorch for half precision is slow with windows as small as here, its backward pass by a
+    factor of 7 compared with plain operations. Their price is that the attention weights are kept for that pass.
+    """
+    if q.device.type != 'cpu' or q.dtype not in (torch.bfloat16, torch.float16) or is_exporting():
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scale)
+    weights = torch.add(mask, q @ k.transpose(-2, -1), alpha=scale).softmax(-1)
+    if dropout:
+        weights = F.dropout(weights, dropout)
+    return weights @ v
+
+
 class ShiftedWindowAttention(nn.Module):
     """Window attention over mmseg's parameters.
 
@@ -227,7 +242,7 @@ class ShiftedWindowAttention(nn.Module):
                 q_p, k_p, v_p = of_prompts.repeat(len(part) // batch, 1, 1, 1, 1).permute(2, 0, 3, 1, 4)
                 k, v = torch.cat((k_p, k), dim=2), torch.cat((v_p, v), dim=2)
                 q = torch.cat((q_p, q), dim=2) if carry else q
-            out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=w_msa.scale)
+            out = _attention(q, k, v, mask, dropout, w_msa.scale)
             outs.append(out.transpose(1, 2).flatten(2))
         out = torch.cat(outs) if len(outs) > 1 else outs[0]
         out = out.unflatten(0, (windows.count, batch))

@@ -11,6 +11,7 @@ from mmcv.cnn import build_norm_layer
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from mmvmt.compat import is_exporting
 from mmvmt.registry import MODELS
 
 from .outputs import TaskOutput
@@ -92,7 +93,8 @@ class MLPHead(BaseModule):
         bias = sum(column @ linear.bias for column, linear in zip(columns, self.linears))
         for x, linear, column in zip(tokens, self.linears, columns):
             level = F.linear(x, column @ linear.weight, bias if fused is None else None).permute(0, 3, 1, 2)
-            fused = level if fused is None else fused + self._upsample(level, size)
+            # In place: nothing needs the upsampled level itself, and every new map of this size costs its page faults.
+            fused = level if fused is None else self._upsample(level, size).add_(fused)
         return fused
 
     def _uncomposed(self, tokens: Sequence[Tensor]) -> Tensor:
@@ -103,13 +105,14 @@ class MLPHead(BaseModule):
     @staticmethod
     def _upsample(x: Tensor, size: Sequence[int]) -> Tensor:
         # In an exported graph sizes are symbols: whether they are equal is not known, and nothing depends on it.
-        if not torch.compiler.is_exporting() and x.shape[2:] == torch.Size(size):
+        if not is_exporting() and x.shape[2:] == torch.Size(size):
             return x
         return F.interpolate(x, size=tuple(size), mode='bilinear', align_corners=False)
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """Loss of the logits, upsampled to the size of the target ``(B, C, H, W)``."""
-        return self.output.loss(self._upsample(logits, target.shape[2:]), target)
+        # Losses read class by class: in this memory order they need no copy of the many times larger upsampled logits.
+        return self.output.loss(self._upsample(logits.contiguous(), target.shape[2:]), target)
 
     def predict(self, logits: Tensor) -> Tensor:
         """Prediction from logits of any size."""

@@ -7,6 +7,7 @@ import torch
 from tiny import VMT, tiny_model, tiny_swin
 from torch import nn
 
+from mmvmt import compat
 from mmvmt.engine import CompileHook
 
 IMAGES = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
@@ -36,6 +37,7 @@ def compiled(monkeypatch):
         return run
 
     monkeypatch.setattr(torch, 'compile', record)
+    monkeypatch.setattr(compat, 'RECORDS_GRAPHS', True)
     return calls
 
 
@@ -54,6 +56,12 @@ def test_the_encoder_of_another_model_also_in_training(compiled):
     assert compiled == [('forward', {})]
 
 
-def test_other_models_are_refused():
+def test_older_releases_of_torch_are_refused(monkeypatch):
+    monkeypatch.setattr(compat, 'RECORDS_GRAPHS', False)
+    with pytest.raises(ImportError, match=r'torch\.compile of an AdaptedSwin needs torch 2\.7 or later, this is'):
+        CompileHook().before_run(SimpleNamespace(model=tiny_model()))
+
+
+def test_other_models_are_refused(compiled):
     with pytest.raises(TypeError, match='or the AdaptedSwin of another model, got Linear'):
         CompileHook().before_run(SimpleNamespace(model=nn.Linear(1, 1)))

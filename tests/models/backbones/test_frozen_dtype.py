@@ -8,6 +8,7 @@ import torch
 from tiny import FOUR_TASKS, VMT, batch, losses_of, model_cfg, perturb, tiny_model, tiny_swin
 from torch import nn
 
+from mmvmt.models.backbones.swin import _attention
 from mmvmt.registry import MODELS
 
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
@@ -94,3 +95,26 @@ def test_wrong_arguments_are_refused():
         tiny_swin(frozen_dtype='int8')
     with pytest.raises(ValueError, match='without plugins nothing is frozen'):
         tiny_swin(plugins=None, frozen_dtype='bfloat16')
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_attention_in_half_precision_is_as_exact_as_its_type(dtype):
+    generator = torch.Generator().manual_seed(3)
+    q, k, v, gradient = (torch.randn(6, 2, 49, 32, generator=generator).to(dtype) for _ in range(4))
+    mask = torch.randn(1, 2, 49, 49, generator=generator).to(dtype)
+
+    def results(inputs, attend):
+        inputs = [x.clone().requires_grad_() for x in inputs]
+        out = attend(*inputs)
+        return [out, *torch.autograd.grad(out, inputs, gradient.to(out.dtype))]
+
+    def definition(q, k, v):
+        return (q @ k.transpose(-2, -1) * 0.2 + mask.double()).softmax(-1) @ v
+
+    exact = results([x.double() for x in (q, k, v)], definition)
+    ours = results([q, k, v], lambda q, k, v: _attention(q, k, v, mask, 0.0, 0.2))
+    for name, value, reference in zip(('out', 'q', 'k', 'v'), ours, exact):
+        assert value.dtype == dtype
+        # Scores, weights and sums are each rounded to the type: a few units in the last place of the largest entry.
+        error = (value.double() - reference).abs().max() / reference.abs().max()
+        assert error < 4 * torch.finfo(dtype).eps, name

@@ -5,12 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hostile import write_hostile
 from mmengine.config import Config
 from tiny import SWIN, perturb
 
 from mmvmt.apis.weights import build_model
+from mmvmt.compat import RECORDS_GRAPHS
 
 TOOL = Path(__file__).parents[3] / 'tools/deployment/export_onnx.py'
+NO_EXPORT = 'needs torch 2.7, which records graphs of the models'
 CONFIG = """
 head = dict(type='mmvmt.MLPHead', channels=8, norm_cfg=dict(type='GN', num_groups=2))
 model = dict(
@@ -65,6 +68,8 @@ def session(tool, trained, tmp_path_factory):
     pytest.importorskip('onnx')
     pytest.importorskip('onnxscript')
     onnxruntime = pytest.importorskip('onnxruntime')
+    if not RECORDS_GRAPHS:
+        pytest.skip(NO_EXPORT)
     out = tmp_path_factory.mktemp('onnx') / 'folder' / 'model.onnx'
     assert tool.main([*trained, str(out), '--dynamic', '--height', '70', '--width', '99']) == 0
     assert [path.name for path in out.parent.iterdir()] == ['model.onnx']
@@ -97,6 +102,7 @@ def test_the_file_says_what_it_takes_and_gives(session):
     }
 
 
+@pytest.mark.skipif(not RECORDS_GRAPHS, reason=NO_EXPORT)
 @pytest.mark.filterwarnings('ignore:The given buffer is not writable')
 def test_a_program_of_one_size_that_differs_is_not_given_its_name(tool, trained, model, tmp_path, capsys):
     options = ['--format', 'torch-export', '--height', '40', '--width', '50', '--tasks', 'normals', '--logits']
@@ -138,6 +144,24 @@ def test_what_cannot_be_exported(options, message, tool, trained, tmp_path, caps
     assert tool.main([*trained, str(tmp_path / 'model.pt2'), '--format', 'torch-export', *options]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_nothing_in_a_checkpoint_is_executed(tool, trained, tmp_path, capsys):
+    config, checkpoint = trained
+    trace = write_hostile(tmp_path / 'hostile.pth', torch.load(checkpoint, weights_only=True))
+    out = tmp_path / 'model.pt2'
+    assert tool.main([config, str(tmp_path / 'hostile.pth'), str(out), '--format', 'torch-export']) == 2
+    assert 'holding code that would be executed' in capsys.readouterr().err
+    assert not trace.exists()
+    assert not out.exists()
+
+
+def test_a_model_of_another_kind(tool, trained, tmp_path, capsys):
+    config = tmp_path / 'config.py'
+    config.write_text("model = dict(type='mmvmt.MultiTaskDataPreProcessor')")
+    out = ['--format', 'torch-export']
+    assert tool.main([str(config), trained[1], str(tmp_path / 'model.pt2'), *out]) == 2
+    assert 'only a MultiTaskEncoderDecoder can be exported, got MultiTaskDataPre' in capsys.readouterr().err
 
 
 def test_missing_packages_and_files(tool, trained, tmp_path, capsys, monkeypatch):

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
-REQUIREMENTS = ('requirements.txt', 'requirements/upstream.txt', 'requirements/build.txt', 'requirements/dev.txt')
-COPIED = ('tools/dev/setup_env.sh', *REQUIREMENTS, 'setup.py')
+REQUIREMENTS = ('upstream.txt', 'build.txt', 'dev.txt', 'optional.txt')
+COPIED = ('tools/dev/setup_env.sh', 'requirements.txt', *(f'requirements/{name}' for name in REQUIREMENTS), 'setup.py')
 
 # Stands for every interpreter: $STATE holds what pip was asked and switches that break it. An environment made by
 # `-m venv` contains the stub again.
@@ -151,7 +151,10 @@ def test_does_nothing_the_second_time(machine):
     assert (result.returncode, result.stdout, machine.asked()) == (0, '', [])
 
 
-@pytest.mark.parametrize('name', ['requirements.txt', 'requirements/build.txt', 'requirements/dev.txt', 'setup.py'])
+@pytest.mark.parametrize(
+    'name',
+    ['requirements.txt', 'requirements/build.txt', 'requirements/dev.txt', 'requirements/optional.txt', 'setup.py'],
+)
 def test_runs_again_when_requirements_change(machine, name):
     machine.setup()
     path = machine.checkout / name

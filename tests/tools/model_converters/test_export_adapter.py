@@ -4,6 +4,7 @@ import runpy
 import pytest
 import torch
 from commands import ROOT
+from hostile import write_hostile
 from mmengine.config import Config
 from tiny import perturb
 
@@ -104,6 +105,18 @@ def test_wrong_arguments_are_one_line(change, message, export, trained, tmp_path
     assert message in error
     assert len(error.strip().splitlines()) == 1
     assert not (tmp_path / 'a.safetensors').exists()
+
+
+def test_nothing_in_a_checkpoint_is_executed_unless_it_is_trusted(export, trained, tmp_path, capsys):
+    config, _ = trained
+    trace = write_hostile(tmp_path / 'hostile.pth', torch.load(tmp_path / 'iter_120.pth', weights_only=True))
+    arguments = [str(config), str(tmp_path / 'hostile.pth'), str(tmp_path / 'a.safetensors')]
+    assert export(arguments) == 1
+    assert 'holding code that would be executed' in capsys.readouterr().err
+    assert not trace.exists()
+    assert export([*arguments, '--trust-checkpoint']) == 0
+    assert trace.exists()
+    assert read_adapter(tmp_path / 'a.safetensors').manifest['iteration'] == 120
 
 
 @pytest.mark.parametrize(

@@ -60,23 +60,59 @@ def run(*arguments: Any, check: bool = True, **more: str) -> subprocess.Complete
     if more or not words[0].endswith('.py'):
         return run_command([sys.executable, *words], check, **more)
     with tempfile.TemporaryDirectory(prefix='command_') as folder:
-        process = multiprocessing.get_context('forkserver').Process(
-            target=_run_program, args=(words, environment(), folder)
-        )
-        process.start()
+        files = Path(folder, 'stdout'), Path(folder, 'stderr')
+        process = _start_program(words, environment(), *files)
         process.join(TIMEOUT)
         if process.is_alive():
             process.kill()
             process.join()
             raise subprocess.TimeoutExpired(words, TIMEOUT)
-        output = [Path(folder, name).read_text(encoding='utf-8') for name in ('stdout', 'stderr')]
+        output = [file.read_text(encoding='utf-8') for file in files]
     return _checked(subprocess.CompletedProcess(words, process.exitcode, *output), check)
 
 
-def _run_program(arguments: Sequence[str], variables: Mapping[str, str], folder: str) -> None:
+class Forked:
+    """A running program with the interface of ``mmvmt.apis.experiments.Command``, started as in :func:`run`."""
+
+    peak_memory_mib = 123.4
+
+    def __init__(
+        self, arguments: Sequence[str], log: Path, folder: Path, variables: Mapping[str, str], *_: Any
+    ) -> None:
+        assert folder == ROOT
+        log.touch()
+        self._output = log.open(encoding='utf-8')
+        self._process = _start_program(arguments, {**environment(), **variables}, log, log)
+
+    def lines(self) -> list[str]:
+        """Lines of output since the last call."""
+        return self._output.readlines()
+
+    def poll(self) -> int | None:
+        """Exit code, None while it runs."""
+        if self._process.exitcode is not None:
+            self._output.close()
+        return self._process.exitcode
+
+    def stop(self) -> None:
+        """End it."""
+        self._process.kill()
+        self._process.join()
+
+
+def _start_program(
+    arguments: Sequence[str], variables: Mapping[str, str], stdout: Path, stderr: Path
+) -> multiprocessing.Process:
+    context = multiprocessing.get_context('forkserver')
+    process = context.Process(target=_run_program, args=(arguments, variables, stdout, stderr))
+    process.start()
+    return process
+
+
+def _run_program(arguments: Sequence[str], variables: Mapping[str, str], *outputs: Path) -> None:
     """What ``python ARGUMENTS`` does once the interpreter has started."""
-    for name, descriptor in (('stdout', 1), ('stderr', 2)):
-        file = os.open(Path(folder, name), os.O_WRONLY | os.O_CREAT)
+    for path, descriptor in zip(outputs, (1, 2)):
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(file, descriptor)
         os.close(file)
     os.chdir(ROOT)

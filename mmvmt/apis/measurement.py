@@ -173,13 +173,13 @@ class Memory:
         before: With model and inputs, before the first run.
         peak: The most during the runs.
         tensors: The most that tensors made by a run hold at a time. On the CPU a process needs more: its allocator
-            keeps some of what was freed, in pieces that fit nothing else.
+            keeps some of what was freed, in pieces that fit nothing else. None: not measured.
     """
 
     empty: float
     before: float
     peak: float
-    tensors: float
+    tensors: float | None = None
 
     @property
     def growth(self) -> float:
@@ -197,6 +197,7 @@ def memory_of(
     device: str = 'cpu',
     runs: int = 2,
     rehearse: Callable[[], Callable[[], Any]] | None = None,
+    tensors: bool = False,
 ) -> Memory:
     """Peak memory of what ``prepare`` returns, in this process.
 
@@ -210,6 +211,7 @@ def memory_of(
             the second one has its peak.
         rehearse: Something small of the same kind that is prepared and run first: the code of libraries is loaded when
             it is first run, and would count as memory of what runs it.
+        tensors: Whether to run it once more for ``Memory.tensors``, which takes a while.
     """
     if rehearse is not None:
         rehearse()()
@@ -224,7 +226,7 @@ def memory_of(
         peak = torch.cuda.max_memory_allocated() / MIB
         return Memory(empty, before, peak, peak - before)
     peak = _status('VmHWM')
-    return Memory(empty, before, peak, _peak_of_tensors(run))
+    return Memory(empty, before, peak, _peak_of_tensors(run) if tensors else None)
 
 
 def _peak_of_tensors(run: Callable[[], Any]) -> float:
@@ -243,6 +245,7 @@ def peak_memory(
     runs: int = 2,
     rehearse: Callable[[], Callable[[], Any]] | None = None,
     threads: int | None = None,
+    tensors: bool = False,
 ) -> Memory:
     """:func:`memory_of` in a fresh process; on a GPU in this one, where the allocator counts exactly.
 
@@ -252,10 +255,11 @@ def peak_memory(
         runs: As in :func:`memory_of`.
         rehearse: As in :func:`memory_of`; it must be picklable.
         threads: As in :func:`in_fresh_process`.
+        tensors: As in :func:`memory_of`.
     """
     if device == 'cuda':
         return memory_of(prepare, device, runs, rehearse)
-    return in_fresh_process(memory_of, prepare, device, runs, rehearse, threads=threads)
+    return in_fresh_process(memory_of, prepare, device, runs, rehearse, tensors, threads=threads)
 
 
 def _in_use(device: str) -> float:

@@ -54,7 +54,7 @@ class Settings:
         scene_size: Their side in pixels.
         batches: Batch sizes of inference.
         least: Rounds of every comparison at least.
-        least_per_task: The same where the encoder runs once per task, which takes long.
+        least_tasks: The same over numbers of tasks, which takes long.
         seconds: Seconds of a comparison; some take a multiple of it.
         compile_seconds: Seconds for all compiled models together, compilation included.
     """
@@ -70,12 +70,12 @@ class Settings:
     shrunk: dict[str, Any] = field(default_factory=dict)
     channels: int | None = None
     counts: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
-    counts_per_task: tuple[int, ...] = (1, 2, 4, 8, 16)
+    counts_per_task: tuple[int, ...] = (1, 4, 16)
     scenes: int = 24
     scene_size: int = 512
     batches: tuple[int, ...] = (1, 8)
     least: int = 3
-    least_per_task: int = 2
+    least_tasks: int = 2
     seconds: float = 12.0
     compile_seconds: float = 100.0
 

@@ -102,7 +102,7 @@ def prepare(model_mib, step_mib):
 def test_memory_of_a_known_allocation():
     # What this process had before must not count in the other.
     torch.ones(300 * MIB // 4)
-    memory = peak_memory(partial(prepare, 64, 48), rehearse=partial(prepare, 1, 1), threads=1)
+    memory = peak_memory(partial(prepare, 64, 48), rehearse=partial(prepare, 1, 1), threads=1, tensors=True)
     # The ones and the sum with the model's first entry.
     assert memory.growth == pytest.approx(2 * 48, abs=8)
     assert memory.with_model == pytest.approx(64 + 2 * 48, abs=8)

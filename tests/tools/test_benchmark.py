@@ -19,7 +19,7 @@ from mmvmt.apis.speed_report import KEYS, MARKS
 from mmvmt.models import DeformableHead, MLPHead
 
 ROOT = Path(__file__).parents[2]
-SETTINGS = Settings(**QUICK | dict(seconds=0.0, least=1, least_per_task=1))
+SETTINGS = Settings(**QUICK | dict(seconds=0.0, least=1, least_tasks=1))
 
 
 @pytest.fixture(scope='module')
@@ -46,7 +46,7 @@ def memory(tool, monkeypatch):
     """Peak memory without the processes: 10 MiB and a model of 10 MiB; cases other than VMT-Adapter's take 40 MiB."""
     measured = []
 
-    def measure(prepare, settings):
+    def measure(prepare, settings, tensors=False):
         measured.append(prepare)
         ours = prepare.func is not tool.prepare_fine_tuning
         return Memory(empty=100.0, before=110.0, peak=120.0 if ours else 150.0, tensors=5.0 if ours else 20.0)

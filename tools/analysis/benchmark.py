@@ -416,7 +416,15 @@ def measure_step(settings: Settings) -> list[Row]:
             'detached features, no optimizer',
         ),
     )
-    rows = []
+    rows = [
+        time_row(
+            'training step, the floor over full fine-tuning, time',
+            ratio_of(times['floor'], times['fine-tuning']),
+            times['floor'],
+            times['fine-tuning'],
+            note=f'{size}; no adapter in this encoder can be below it',
+        )
+    ]
     for label, ours, theirs, time_target, memory_target, note in comparisons:
         row = time_row(
             f'training step, {label}, time',

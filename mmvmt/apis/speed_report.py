@@ -18,8 +18,9 @@ KEYS = ('name', 'ratio', 'target', 'met', 'ours', 'theirs', 'unit', 'note')
 MARKS = {
     'targets': ('<!-- speed:begin -->', '<!-- speed:end -->'),
     'others': ('<!-- speed-others:begin -->', '<!-- speed-others:end -->'),
+    'ratios': ('<!-- speed-ratios:begin -->', '<!-- speed-ratios:end -->'),
 }
-"""Lines of a Markdown file between which the rows with a target and the rows without one stand."""
+"""Lines of a Markdown file between which rows stand: with a target, without one, with a target and without notes."""
 
 _COLOURS = ('#d62728', '#ff9896', '#7f7f7f', '#1f77b4', '#2ca02c', '#9467bd')
 
@@ -123,17 +124,23 @@ def cells(row: Mapping[str, Any]) -> list[str]:
 HEADER = ('what', 'ours', 'against', 'ratio (quartiles)', 'target', 'met', 'note')
 
 
-def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as a Markdown table, with the device of each where they come from several, and the machines below."""
+def markdown(rows: Sequence[Mapping[str, Any]], notes: bool = True) -> str:
+    """Rows as a Markdown table, with the device of each where they come from several, and the machines below.
+
+    Args:
+        rows: The rows.
+        notes: Whether the table has their notes.
+    """
     devices = list(dict.fromkeys(row['device'] for row in rows))
     several = len(devices) > 1
-    lines = [['device', *HEADER] if several else list(HEADER)]
+    width = len(HEADER) if notes else len(HEADER) - 1
+    lines = [['device', *HEADER[:width]] if several else list(HEADER[:width])]
     for row in rows:
-        line = [text.replace('|', '\\|') for text in cells(row)]
+        line = [text.replace('|', '\\|') for text in cells(row)[:width]]
         lines.append([row['device'], *line] if several else line)
     table = ['| ' + ' | '.join(line) + ' |' for line in lines]
     aligned = '|---|---|' if several else '|---|'
-    table.insert(1, aligned + '---:|' * 4 + '---|' * 2)
+    table.insert(1, aligned + '---:|' * 4 + '---|' * (width - 5))
     machines = dict.fromkeys(_machine(row['run']) for row in rows)
     return '\n'.join(table) + ''.join(f'\n\n{machine}' for machine in machines)
 
@@ -155,12 +162,12 @@ def insert_tables(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """
     text = check_marks(path)
     for kind, (begin, end) in MARKS.items():
-        chosen = [row for row in rows if (row['target'] is not None) == (kind == 'targets')]
+        chosen = [row for row in rows if (row['target'] is None) == (kind == 'others')]
         if begin not in text:
             continue
         before, rest = text.split(begin, 1)
         after = rest.split(end, 1)[1]
-        table = markdown(chosen) if chosen else 'Not measured.'
+        table = markdown(chosen, notes=kind != 'ratios') if chosen else 'Not measured.'
         text = f'{before}{begin}\n{table}\n{end}{after}'
     write_atomically(str(path), text.encode())
 

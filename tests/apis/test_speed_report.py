@@ -91,6 +91,9 @@ def test_a_table_names_devices_where_there_are_several():
     assert '| Some GPU | a |' in both
     assert 'on Some GPU; Some CPU' in both
     assert len({line.count('|') for line in both.splitlines() if line.startswith('|')}) == 1
+    brief = markdown([row('a', target=1.0, note='x|y')], notes=False)
+    assert 'x' not in brief.splitlines()[2]
+    assert len({line.count('|') for line in brief.splitlines()[:3]}) == 1
     assert '--quick' in markdown([row('a', run=RUN | dict(quick=True))])
 
 
@@ -101,7 +104,10 @@ def test_tables_stand_between_the_marks(tmp_path):
     insert_tables(page, [row('with', target=1.0), row('without')])
     first = page.read_text()
     targets, others = first.split(MARKS['others'][0])
+    others, ratios = others.split(MARKS['ratios'][0])
     assert '| with |' in targets
+    assert '| with |' in ratios
+    assert '| without |' not in ratios
     assert '| without |' in others
     assert '| without |' not in targets
     assert '| with |' not in others

@@ -25,6 +25,22 @@ def tiny_config(tmp_path_factory, scenes):
     return path
 
 
+@pytest.fixture(scope='session')
+def tiny_checkpoint(tmp_path_factory, tiny_config):
+    """Path of a checkpoint of the tiny config, with random weights."""
+    import torch
+    from mmengine.config import Config
+    from tiny import perturb
+
+    from mmvmt.apis.weights import build_model
+
+    path = tmp_path_factory.mktemp('trained') / 'model.pth'
+    model = build_model(Config.fromfile(tiny_config))
+    perturb(model)
+    torch.save(dict(state_dict=model.state_dict(), meta={}), path)
+    return path
+
+
 TINY_CONFIG = """
 _base_ = '{root}/configs/vmt/swin_nano_synthetic.py'
 norm = dict(type='GN', num_groups=2)

@@ -10,7 +10,7 @@ from hostile import write_hostile
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from PIL import ExifTags, Image
-from tiny import FOUR_TASKS, perturb, tiny_model
+from tiny import FOUR_TASKS, tiny_model
 
 from mmvmt.apis import MultiTaskInferencer, UnreadableImagesError
 from mmvmt.apis.inferencer import _items, add_inferencer_arguments, build_inferencer
@@ -48,13 +48,9 @@ def folder(tmp_path):
 
 
 @pytest.fixture(scope='module')
-def trained(tiny_config, tmp_path_factory):
+def trained(tiny_checkpoint):
     """Path of a checkpoint of the tiny config, with random weights."""
-    path = tmp_path_factory.mktemp('trained') / 'model.pth'
-    model = build_model(Config.fromfile(tiny_config))
-    perturb(model)
-    torch.save(dict(state_dict=model.state_dict(), meta={}), path)
-    return path
+    return tiny_checkpoint
 
 
 def assert_same(a, b):

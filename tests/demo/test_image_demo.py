@@ -6,10 +6,7 @@ import numpy as np
 import pytest
 import torch
 from hostile import write_hostile
-from mmengine.config import Config
-from tiny import FOUR_TASKS, perturb
-
-from mmvmt.apis.weights import build_model
+from tiny import FOUR_TASKS
 
 DEMO = Path(__file__).parents[2] / 'demo'
 
@@ -22,13 +19,9 @@ def load(name):
 
 
 @pytest.fixture(scope='module')
-def trained(tiny_config, tmp_path_factory):
+def trained(tiny_config, tiny_checkpoint):
     """Arguments that name the tiny config and a checkpoint of it."""
-    path = tmp_path_factory.mktemp('trained') / 'model.pth'
-    model = build_model(Config.fromfile(tiny_config))
-    perturb(model)
-    torch.save(dict(state_dict=model.state_dict(), meta={}), path)
-    return [str(tiny_config), str(path), '--device', 'cpu']
+    return [str(tiny_config), str(tiny_checkpoint), '--device', 'cpu']
 
 
 @pytest.fixture

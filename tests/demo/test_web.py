@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from tiny import FOUR_TASKS, perturb, tiny_model
+from tiny import FOUR_TASKS, tiny_model
 
 from mmvmt.apis import MultiTaskInferencer
 from mmvmt.apis.weights import build_model
@@ -229,13 +229,9 @@ Promise.all([...document.querySelectorAll(selector)].map(async shown => {
 
 
 @pytest.fixture(scope='module')
-def trained(tiny_config, tmp_path_factory):
+def trained(tiny_config, tiny_checkpoint):
     """The tiny config and a checkpoint of it with random weights."""
-    path = tmp_path_factory.mktemp('trained') / 'model.pth'
-    model = build_model(Config.fromfile(tiny_config))
-    perturb(model)
-    torch.save(dict(state_dict=model.state_dict(), meta={}), path)
-    return str(tiny_config), str(path)
+    return str(tiny_config), str(tiny_checkpoint)
 
 
 @pytest.fixture(scope='module')

@@ -422,7 +422,7 @@ def measure_step(settings: Settings) -> list[Row]:
             ratio_of(times['floor'], times['fine-tuning']),
             times['floor'],
             times['fine-tuning'],
-            note=f'{size}; no adapter in this encoder can be below it',
+            note=f'{size}; no method that trains from the first block on can be below it',
         )
     ]
     for label, ours, theirs, time_target, memory_target, note in comparisons:

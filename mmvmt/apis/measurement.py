@@ -226,11 +226,15 @@ def memory_of(
         peak = torch.cuda.max_memory_allocated() / MIB
         return Memory(empty, before, peak, peak - before)
     peak = _status('VmHWM')
-    return Memory(empty, before, peak, _peak_of_tensors(run) if tensors else None)
+    return Memory(empty, before, peak, peak_of_tensors(run) if tensors else None)
 
 
-def _peak_of_tensors(run: Callable[[], Any]) -> float:
-    """Most MiB that tensors on the CPU gain during a run, from every allocation and release."""
+def peak_of_tensors(run: Callable[[], Any]) -> float:
+    """Most MiB that tensors on the CPU gain during a run, from every allocation and release.
+
+    Args:
+        run: What is measured; it runs once, under the profiler.
+    """
     activities = [torch.profiler.ProfilerActivity.CPU]
     with profile(activities, profile_memory=True) as profiler:
         run()

@@ -350,8 +350,9 @@ def prepare_floor(config: Path, settings: Settings) -> Run:
 
     def run() -> None:
         features = encoder(inputs)
-        losses = [head.loss(head([x.detach() for x in features[t]]), stacked(samples, t)) for t, head in heads.items()]
-        sum(losses).backward()
+        # One after another, so that what a head keeps is gone when the next one begins.
+        for task, head in heads.items():
+            head.loss(head([x.detach() for x in features[task]]), stacked(samples, task)).backward()
         torch.autograd.backward(features[FOUR_TASKS[0]], gradients)
         heads.zero_grad(set_to_none=True)
 

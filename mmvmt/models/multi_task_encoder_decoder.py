@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from mmvmt.registry import MODELS
 from mmvmt.structures import TASKS, MultiTaskDataSample, check_tasks
 
 from .checkpoint import check_model_checkpoint
+from .gradients_at_once import loss_with_gradients
 
 
 @MODELS.register_module()
@@ -31,6 +32,8 @@ class MultiTaskEncoderDecoder(BaseModel):
         test_cfg: ``mode='whole'``, or ``mode='slide'`` with ``crop_size`` and ``stride`` as (height, width);
             ``resolution='original'`` resizes predictions to the image before the pipeline, ``'input'`` leaves them at
             the size that entered the model.
+        gradients_at_once: Turn the loss of each task into gradients before the next head runs, so that the intermediate
+            results of one head are in memory at a time, see :func:`loss_with_gradients`. Gradients are the same.
         init_cfg: As in mmengine.
 
     Raises:
@@ -45,6 +48,7 @@ class MultiTaskEncoderDecoder(BaseModel):
         data_preprocessor: dict[str, Any] | nn.Module | None = None,
         train_cfg: dict[str, Any] | None = None,
         test_cfg: dict[str, Any] | None = None,
+        gradients_at_once: bool = True,
         init_cfg: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
@@ -58,6 +62,7 @@ class MultiTaskEncoderDecoder(BaseModel):
             self.heads[task] = self.build_head(task, head)
         self.train_cfg = train_cfg
         self.test_cfg = self._checked_test_cfg(test_cfg)
+        self.gradients_at_once = gradients_at_once
         self.active_tasks = self.trained_tasks = self.tasks
         unknown = sorted(set(train_cfg or {}) - {'tasks'})
         if unknown:
@@ -187,13 +192,32 @@ class MultiTaskEncoderDecoder(BaseModel):
             KeyError: A sample lacks the labels of a task.
             FloatingPointError: A loss is not finite.
         """
-        logits = self.encode_decode(inputs, self.trained_tasks)
-        losses = {
-            f'loss_{task}': self.heads[task].loss(logits[task], self._targets(task, data_samples))
-            for task in self.trained_tasks
-        }
+        at_once = self.gradients_at_once and len(self.trained_tasks) > 1
+        compute = self._losses_at_once if at_once else self._losses
+        losses = {f'loss_{task}': loss for task, loss in compute(inputs, data_samples)}
         self._check_finite(losses, data_samples)
         return losses
+
+    def _losses(self, inputs: Tensor, data_samples: Sequence[MultiTaskDataSample]) -> Iterator[tuple[str, Tensor]]:
+        logits = self.encode_decode(inputs, self.trained_tasks)
+        for task, of_task in logits.items():
+            yield task, self.heads[task].loss(of_task, self._targets(task, data_samples))
+
+    def _losses_at_once(
+        self, inputs: Tensor, data_samples: Sequence[MultiTaskDataSample]
+    ) -> Iterator[tuple[str, Tensor]]:
+        features = dict(self.extract_feat(inputs, self.trained_tasks))
+        for task in self.trained_tasks:
+            head, target = self.heads[task], self._targets(task, data_samples)
+            yield (
+                task,
+                loss_with_gradients(
+                    lambda maps, head=head, target=target: head.loss(head(maps), target),
+                    # Nothing else needs the features of this task.
+                    features.pop(task),
+                    [parameter for parameter in head.parameters() if parameter.requires_grad],
+                ),
+            )
 
     @staticmethod
     def _targets(task: str, data_samples: Sequence[MultiTaskDataSample]) -> Tensor:

@@ -56,7 +56,8 @@ def rotate_label(task: Task, label: np.ndarray, matrix: np.ndarray, angle: float
     if task.kind != 'vectors':
         return cv2.warpAffine(label, matrix, size, flags=cv2.INTER_NEAREST, borderValue=task.ignore)
     known = cv2.warpAffine(known_vectors(label), matrix, size, flags=cv2.INTER_NEAREST, borderValue=0)
-    vectors = cv2.warpAffine(label, matrix, size, flags=cv2.INTER_LINEAR, borderValue=(0, 0, 0))
+    # Three channels at once take OpenCV twice as long as one after another; the numbers are the same.
+    vectors = cv2.merge([cv2.warpAffine(plane, matrix, size, flags=cv2.INTER_LINEAR) for plane in cv2.split(label)])
     vectors = unit_vectors(vectors, _SHORTEST_SUM, known)
     cos, sin = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
     return cv2.transform(vectors, np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]]))

@@ -178,9 +178,7 @@ class _LabelFiles:
 
     def normals(self, paths: tuple[str, str]) -> np.ndarray:
         path, context_path = paths
-        normals = self._checked(path, formats.read_normals(path))
-        normals[~formats.normals_validity(self.context_labels(context_path))] = TASKS['normals'].ignore
-        return normals
+        return formats.read_normals(path, formats.normals_validity(self.context_labels(context_path)))
 
     def edge(self, path: str) -> np.ndarray:
         return self._cached('edge', path, lambda: label_edges(self.context_labels(path)))

@@ -44,6 +44,8 @@ class CompileHook(Hook):
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         if isinstance(model, MultiTaskEncoderDecoder):
             model.encode_decode = torch.compile(model.encode_decode, **self.options)
+            # One graph from the image to the logits of all tasks leaves no place between two heads.
+            model.gradients_at_once = False
             what = 'encoder and heads are'
         elif isinstance(getattr(model, 'backbone', None), AdaptedSwin):
             model.backbone.forward = torch.compile(model.backbone.forward, **self.options)

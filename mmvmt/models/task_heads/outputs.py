@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmvmt.models.losses import mean_over_ranks
+from mmvmt.models.losses import mean_over_ranks, unit_length
 from mmvmt.registry import MODELS
 from mmvmt.structures import IGNORE_INDEX
 
@@ -97,7 +96,7 @@ class UnitVectorOutput(TaskOutput):
         super().__init__(3, loss or dict(type='mmvmt.L1PixelLoss', unit_vectors=True))
 
     def predict(self, logits: Tensor) -> Tensor:
-        return F.normalize(logits.float(), dim=1)
+        return unit_length(logits.float())
 
 
 @MODELS.register_module()

@@ -4,9 +4,11 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from tiny import label_map
 
 from mmvmt.models import L1PixelLoss, WeightedBCELoss
+from mmvmt.models.losses import unit_length
 
 
 def logits(channels, seed=0):
@@ -60,3 +62,17 @@ def test_l1_of_depth_skips_unknown_pixels():
 def test_positive_weight_out_of_range(weight):
     with pytest.raises(ValueError, match='positive_weight must be'):
         WeightedBCELoss(weight)
+
+
+@pytest.mark.parametrize('channels', [1, 3])
+def test_unit_length_is_pytorchs_with_gradients(channels):
+    x = logits(channels).detach()
+    x[0, :, 0, 0] = 0
+    x[0, :, 0, 1] = 1e-14
+    a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
+    ours, theirs = unit_length(a), F.normalize(b, dim=1)
+    torch.testing.assert_close(ours, theirs)
+    weights = torch.randn(x.shape, generator=torch.Generator().manual_seed(2))
+    (ours * weights).sum().backward()
+    (theirs * weights).sum().backward()
+    torch.testing.assert_close(a.grad, b.grad)

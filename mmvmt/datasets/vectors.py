@@ -31,11 +31,13 @@ def unit_vectors(vectors: np.ndarray, shortest: float, known: np.ndarray | None 
     Returns:
         ``(H, W, 3)`` float32; the zero vector where unknown or without direction.
     """
-    length = np.sqrt(_squared_lengths(vectors))
-    valid = length > shortest
+    length = cv2.sqrt(_squared_lengths(vectors))
+    valid = (length > shortest).view(np.uint8)
     if known is not None:
-        valid &= known.view(bool)
-    factor = np.divide(1, length, out=np.zeros_like(length), where=valid)
+        valid &= known
+    # A masked copy of all quotients, infinities among them, takes a fraction of a masked division.
+    with np.errstate(divide='ignore'):
+        factor = cv2.copyTo(np.divide(1, length), valid)
     return cv2.multiply(vectors, cv2.merge([factor] * 3))
 
 

@@ -13,7 +13,15 @@ from mmcv.transforms.utils import cache_randomness
 
 from mmvmt.registry import TRANSFORMS
 
-from .label_maps import flip_label, labelled_tasks, pad_label, pad_right_bottom, resize_label, rotate_label
+from .label_maps import (
+    flip_label,
+    labelled_tasks,
+    pad_label,
+    pad_right_bottom,
+    resize_label,
+    rotate_channels,
+    rotate_label,
+)
 
 MEAN_COLOR = (104, 116, 124)
 """ImageNet's mean colour in BGR order: next to zero once the image is normalised."""
@@ -88,9 +96,7 @@ class MultiTaskRandomRotate(BaseTransform):
             return results
         height, width = results['img'].shape[:2]
         matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), angle, 1.0)
-        results['img'] = cv2.warpAffine(
-            results['img'], matrix, (width, height), flags=cv2.INTER_LINEAR, borderValue=self.pad_val
-        )
+        results['img'] = rotate_channels(results['img'], matrix, self.pad_val)
         for task in labelled_tasks(results):
             results[task.gt_key] = rotate_label(task, results[task.gt_key], matrix, angle)
         return results

@@ -7,7 +7,7 @@ unknown.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import cv2
 import numpy as np
@@ -56,11 +56,27 @@ def rotate_label(task: Task, label: np.ndarray, matrix: np.ndarray, angle: float
     if task.kind != 'vectors':
         return cv2.warpAffine(label, matrix, size, flags=cv2.INTER_NEAREST, borderValue=task.ignore)
     known = cv2.warpAffine(known_vectors(label), matrix, size, flags=cv2.INTER_NEAREST, borderValue=0)
-    # Three channels at once take OpenCV twice as long as one after another; the numbers are the same.
-    vectors = cv2.merge([cv2.warpAffine(plane, matrix, size, flags=cv2.INTER_LINEAR) for plane in cv2.split(label)])
-    vectors = unit_vectors(vectors, _SHORTEST_SUM, known)
+    vectors = unit_vectors(rotate_channels(label, matrix, (0, 0, 0)), _SHORTEST_SUM, known)
     cos, sin = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
     return cv2.transform(vectors, np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]]))
+
+
+def rotate_channels(array: np.ndarray, matrix: np.ndarray, border: Sequence[float]) -> np.ndarray:
+    """Rotate an image or a map of vectors by bilinear interpolation, keeping its size.
+
+    Args:
+        array: ``(H, W, 3)``.
+        matrix: As in :func:`rotate_label`.
+        border: What comes from outside, per channel.
+    """
+    size = array.shape[1::-1]
+    # Three channels at once take OpenCV longer than one after another; the numbers are the same.
+    return cv2.merge(
+        [
+            cv2.warpAffine(channel, matrix, size, flags=cv2.INTER_LINEAR, borderValue=value)
+            for channel, value in zip(cv2.split(array), border, strict=True)
+        ]
+    )
 
 
 def pad_label(task: Task, label: np.ndarray, width: int, height: int) -> np.ndarray:

@@ -45,7 +45,8 @@ class _LossWithGradients(torch.autograd.Function):
         inputs = [*leaves, *tensors[count:]]
         needed = [index for index, tensor in enumerate(inputs) if tensor.requires_grad]
         with torch.enable_grad():
-            loss = compute(leaves)
+            # Views, for hooks such as those of PyTorch's counter of operations, which cannot ask about leaves in here.
+            loss = compute([leaf.view_as(leaf) for leaf in leaves])
         # A backward pass outside of autocast, as it is when an optimizer's wrapper starts it.
         with torch.autocast(loss.device.type, enabled=False):
             gradients = torch.autograd.grad(loss, [inputs[index] for index in needed], allow_unused=True)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from tiny import FOUR_TASKS, batch, losses_of, tiny_model
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from mmvmt.apis.measurement import peak_of_tensors
 from mmvmt.models.gradients_at_once import loss_with_gradients
@@ -92,6 +93,17 @@ def test_intermediate_results_of_one_head_are_in_memory_at_a_time():
         return peak_of_tensors(step)
 
     assert peak(True) < peak(False)
+
+
+def test_operations_can_be_counted():
+    def operations(at_once):
+        model = tiny_model(gradients_at_once=at_once).train()
+        data = model.data_preprocessor(batch(), True)
+        with FlopCounterMode(display=False) as counter:
+            sum(model(**data, mode='loss').values()).backward()
+        return counter.get_total_flops()
+
+    assert operations(True) == operations(False) > 0
 
 
 def test_every_trained_task_has_a_loss_and_no_other():

@@ -349,11 +349,12 @@ def _answer(sender: Connection, threads: int | None, function: Callable[..., Any
     os.setsid()
     if threads is not None:
         torch.set_num_threads(threads)
+    answer = None
     try:
         answer = (True, function(*args))
-    except Exception:
-        answer = (False, traceback.format_exc())
-    sender.send(answer)
+    finally:
+        # Whatever ended the function also ends this process; the parent hears of it first.
+        sender.send(answer or (False, traceback.format_exc()))
 
 
 def operation_times(run: Callable[[], Any], device: str = 'cpu') -> dict[str, float]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-_CACHE_BYTES = 2**22
+_CACHE_BYTES = 2**23
 """What a piece of all tensors should fit into on the CPU: a share of the third-level cache. Pieces that fit into the
 second level are so small that starting their operations takes longer than the operations."""
 
@@ -43,6 +43,37 @@ def _pieces(rows: int, row_bytes: int, device: torch.device) -> list[slice]:
     return [slice(start, start + size) for start in range(0, rows, max(1, size))]
 
 
+def _sums_over_rows(gradients: Sequence[Tensor], taps: Sequence[Tensor], wide: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Sums over rows, of every gradient times every tap and of the gradients themselves.
+
+    Args:
+        gradients: T tensors ``(N, C)``.
+        taps: L tensors ``(N, C)``.
+        wide: Type of the sums.
+
+    Returns:
+        ``(L, T, C)`` and ``(T, C)``.
+    """
+    if gradients[0].device.type != 'cpu' or gradients[0].dtype != wide:
+        products = [torch.stack([(gradient * tap).sum(0, dtype=wide) for gradient in gradients]) for tap in taps]
+        return torch.stack(products), torch.stack([gradient.sum(0, dtype=wide) for gradient in gradients])
+    # The gradients of LayerNorm's weight and bias where the mean is 0 and the deviation 1: the one kernel of PyTorch
+    # that multiplies and sums over rows without writing the products to memory.
+    taps = [tap.to(wide) for tap in taps]
+    rows, width = taps[0].shape
+    zero, one, weight = taps[0].new_zeros(rows, 1), taps[0].new_ones(rows, 1), taps[0].new_ones(width)
+    products, sums = [], []
+    for tap in taps:
+        wanted = (False, True, not sums)
+        pairs = [
+            torch.ops.aten.native_layer_norm_backward(gradient, tap, [width], zero, one, weight, weight, wanted)[1:]
+            for gradient in gradients
+        ]
+        products.append(torch.stack([product for product, _ in pairs]))
+        sums = sums or [total for _, total in pairs]
+    return torch.stack(products), torch.stack(sums)
+
+
 class _TaskFeatures(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, scales: Tensor, shifts: Tensor, *branches: Tensor) -> tuple[Tensor, ...]:
@@ -52,9 +83,11 @@ class _TaskFeatures(torch.autograd.Function):
         outputs = [torch.empty(x.shape, dtype=dtype, device=x.device) for _ in shifts]
         flat = [output.view(-1, width) for output in outputs]
         row_bytes = width * outputs[0].element_size() * (len(rows) + 1)
+        # Taken apart once: one by one, indexing takes as long as a small sum.
+        tables = [(shift, of_task.unbind()) for shift, of_task in zip(shifts.unbind(), scales.unbind())]
         for piece in _pieces(len(rows[0]), row_bytes, x.device):
             stream, *taps = (tensor[piece] for tensor in rows)
-            for output, of_task, shift in zip(flat, scales, shifts):
+            for output, (shift, of_task) in zip(flat, tables):
                 feature = torch.add(stream, shift, out=output[piece])
                 for tap, scale in zip(taps, of_task):
                     feature.addcmul_(tap, scale)
@@ -75,30 +108,28 @@ class _TaskFeatures(torch.autograd.Function):
         wide = torch.promote_types(scales.dtype, torch.float32)
         grad_x = torch.empty_like(of_tasks[0]) if needs_x else None
         grad_taps = [torch.empty_like(of_tasks[0]) if needed else None for needed in needs_branches]
-        grad_scales = torch.zeros(scales.shape, dtype=wide, device=device)
+        grad_scales = torch.zeros((len(taps), len(scales), width), dtype=wide, device=device)
         grad_shifts = torch.zeros((len(scales), width), dtype=wide, device=device)
         row_bytes = width * of_tasks[0].element_size() * (len(of_tasks) + 2)
+        of_branches = [of_branch.unbind() for of_branch in scales.unbind(1)]
         for piece in _pieces(len(of_tasks[0]), row_bytes, device):
             parts = [gradient[piece] for gradient in of_tasks]
             if grad_x is not None:
                 total = grad_x[piece].copy_(parts[0])
                 for part in parts[1:]:
                     total.add_(part)
-            if needs_shifts:
-                for task, part in enumerate(parts):
-                    grad_shifts[task] += part.sum(0, dtype=wide)
-            for index, (tap, grad_tap) in enumerate(zip(taps, grad_taps)):
+            if needs_scales or needs_shifts:
+                products, sums = _sums_over_rows(parts, [tap[piece] for tap in taps], wide)
+                grad_scales += products
+                grad_shifts += sums
+            for grad_tap, of_branch in zip(grad_taps, of_branches):
                 if grad_tap is not None:
-                    total = torch.mul(parts[0], scales[0, index], out=grad_tap[piece])
-                    for part, scale in zip(parts[1:], scales[1:, index]):
+                    total = torch.mul(parts[0], of_branch[0], out=grad_tap[piece])
+                    for part, scale in zip(parts[1:], of_branch[1:]):
                         total.addcmul_(part, scale)
-                if needs_scales:
-                    here = tap[piece]
-                    for task, part in enumerate(parts):
-                        grad_scales[task, index] += (part * here).sum(0, dtype=wide)
         return (
             None if grad_x is None else grad_x.view(shape).to(ctx.x_dtype),
-            grad_scales.to(scales.dtype) if needs_scales else None,
+            grad_scales.transpose(0, 1).to(scales.dtype) if needs_scales else None,
             grad_shifts.to(ctx.shift_dtype) if needs_shifts else None,
             *(None if grad is None else grad.view(shape).to(b.dtype) for grad, b in zip(grad_taps, branches)),
         )

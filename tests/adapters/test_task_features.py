@@ -64,18 +64,26 @@ def test_a_task_that_nobody_uses_has_gradient_zero():
     assert not shifts.grad[2].any()
 
 
-@pytest.mark.parametrize('stream', [torch.float32, torch.bfloat16])
-def test_types_are_those_of_the_sums_op_by_op(stream):
+@pytest.mark.parametrize(
+    'stream, tables',
+    [(torch.float32, torch.float32), (torch.bfloat16, torch.float32), (torch.bfloat16, torch.bfloat16)],
+)
+def test_types_and_values_are_those_of_the_sums_op_by_op(stream, tables):
     x, _, _, branches = inputs(2, 2, torch.bfloat16)
-    _, scales, shifts, _ = inputs(2, 2, torch.float32)
+    _, scales, shifts, _ = inputs(2, 2, tables)
     x = x.detach().to(stream).requires_grad_()
     expected, got = op_by_op(x, scales, shifts, branches), task_features(x, scales, shifts, branches)
     for a, b in zip(expected, got):
         assert a.dtype == b.dtype
         torch.testing.assert_close(a, b, atol=0.02, rtol=0.02)
-    sum(f.sum() for f in got).backward()
-    for leaf in (x, scales, shifts, *branches):
-        assert leaf.grad.dtype == leaf.dtype
+    leaves = (x, scales, shifts, *branches)
+    weights = [torch.randn(f.shape, generator=torch.Generator().manual_seed(i)) for i, f in enumerate(got)]
+    wanted, given = (
+        torch.autograd.grad(sum((w * f).sum() for w, f in zip(weights, fs)), leaves) for fs in (expected, got)
+    )
+    for leaf, a, b in zip(leaves, wanted, given):
+        assert b.dtype == leaf.dtype
+        torch.testing.assert_close(a, b, atol=0.05, rtol=0.02)
 
 
 def test_compiled_it_is_the_same_function():

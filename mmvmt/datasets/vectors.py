@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 
 _SUM = np.ones((1, 3), dtype=np.float32)
+_STRIP_PIXELS = 2**14
 
 
 def known_vectors(vectors: np.ndarray) -> np.ndarray:
@@ -21,24 +22,29 @@ def known_vectors(vectors: np.ndarray) -> np.ndarray:
 
 
 def unit_vectors(vectors: np.ndarray, shortest: float, known: np.ndarray | None = None) -> np.ndarray:
-    """Scale vectors to unit length.
+    """Scale vectors to unit length, in place.
 
     Args:
-        vectors: ``(H, W, 3)`` float32.
+        vectors: ``(H, W, 3)`` float32, contiguous.
         shortest: Vectors that are not longer have no direction.
         known: ``(H, W)`` uint8; vectors where it is 0 count as unknown. None: all are known.
 
     Returns:
-        ``(H, W, 3)`` float32; the zero vector where unknown or without direction.
+        ``vectors``; the zero vector where unknown or without direction.
     """
-    length = cv2.sqrt(_squared_lengths(vectors))
-    valid = (length > shortest).view(np.uint8)
-    if known is not None:
-        valid &= known
-    # A masked copy of all quotients, infinities among them, takes a fraction of a masked division.
-    with np.errstate(divide='ignore'):
-        factor = cv2.copyTo(np.divide(1, length), valid)
-    return cv2.multiply(vectors, cv2.merge([factor] * 3))
+    # In strips, whose intermediate maps are small: fresh memory for large ones takes longer than the arithmetic.
+    rows = max(1, _STRIP_PIXELS // vectors.shape[1])
+    for top in range(0, len(vectors), rows):
+        strip = vectors[top : top + rows]
+        length = cv2.sqrt(_squared_lengths(strip))
+        valid = (length > shortest).view(np.uint8)
+        if known is not None:
+            valid &= known[top : top + rows]
+        # A masked copy of all quotients, infinities among them, takes a fraction of a masked division.
+        with np.errstate(divide='ignore'):
+            factor = cv2.copyTo(np.divide(1, length), valid)
+        cv2.multiply(strip, cv2.merge([factor] * 3), dst=strip)
+    return vectors
 
 
 def _squared_lengths(vectors: np.ndarray) -> np.ndarray:

@@ -20,6 +20,7 @@ from torch.func import functional_call
 from mmvmt.adapters.base import SLOTS, Method, Site
 from mmvmt.compat import is_exporting
 from mmvmt.models.checkpoint import load_encoder_checkpoint
+from mmvmt.models.frozen_linear import use_onednn
 from mmvmt.registry import ADAPTERS, MODELS
 from mmvmt.structures import check_tasks
 
@@ -483,6 +484,7 @@ class AdaptedSwin(SwinTransformer):
         self.tasks = check_tasks(tasks) if tasks is not None else None
         for stage in self.stages:
             stage.blocks = ModuleList([SwinBlock(block) for block in stage.blocks])
+        use_onednn(self.stages)
         if self.tasks is not None:
             for index in self.out_indices:
                 delattr(self, f'norm{index}')

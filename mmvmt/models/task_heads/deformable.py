@@ -26,6 +26,9 @@ class LevelAlignment(nn.Module):
     where p_k runs over the 3x3 grid, x between pixels is bilinear, and x outside of the map is zero. One convolution
     over the concatenation of the upsampled level and the finest level gives the offsets and the modulation
     m = 2 sigmoid(.). It starts from zero, so that all offsets are 0 and all m are 1: the start is a plain convolution.
+    It is multiplied by the inverse root of the number of its inputs (the equalised learning rate of Karras et al., ICLR
+    2018, arXiv 1710.10196). A step of Adam moves every weight by the learning rate, and without that factor the points
+    by that many times the rate: out of the map within the first steps.
 
     Args:
         channels: Width of both levels and of the result.
@@ -41,6 +44,7 @@ class LevelAlignment(nn.Module):
         if deform_groups < 1 or channels % deform_groups:
             raise ValueError(f'deform_groups must divide channels={channels}, got {deform_groups}')
         points = deform_groups * _TAPS
+        self.gain = (2 * channels * _TAPS) ** -0.5
         # Two convolutions that are added: the same as one over the concatenation, which need not be stored.
         self.from_level = nn.Conv2d(channels, 3 * points, _KERNEL, padding=_KERNEL // 2)
         self.from_finest = nn.Conv2d(channels, 3 * points, _KERNEL, padding=_KERNEL // 2, bias=False)
@@ -66,7 +70,7 @@ class LevelAlignment(nn.Module):
             Offsets ``(B, deform_groups * 18, H, W)`` in pixels, for each tap first down, then to the right; modulation
             ``(B, deform_groups * 9, H, W)`` in 0..2.
         """
-        points = self.from_level(level) + self.from_finest(finest)
+        points = self.gain * (self.from_level(level) + self.from_finest(finest))
         offsets, modulation = points.split((points.shape[1] // 3 * 2, points.shape[1] // 3), dim=1)
         return offsets, 2 * modulation.sigmoid()
 

@@ -69,6 +69,7 @@ def reference(head, levels):
         groups = alignment.convolution.deform_groups
         weight = torch.cat([alignment.from_level.weight, alignment.from_finest.weight], dim=1)
         points = F.conv2d(torch.cat([level, maps[0]], dim=1), weight, alignment.from_level.bias, padding=1)
+        points = points / (9 * 2 * level.shape[1]) ** 0.5
         offsets, modulation = points[:, : 18 * groups], 2 * torch.sigmoid(points[:, 18 * groups :])
         aligned.append(
             modulated_deformable_convolution(level, offsets, modulation, alignment.convolution.weight, groups)
@@ -122,14 +123,26 @@ def test_points_depend_on_both_levels(name):
     assert 0 <= modulation.min() < 1 < modulation.max() <= 2
 
 
+@pytest.mark.parametrize('channels', [8, 128])
+def test_a_step_of_adam_moves_the_points_by_less_than_a_pixel_whatever_the_width(channels):
+    torch.manual_seed(0)
+    alignment = LevelAlignment(channels)
+    level, finest = torch.randn(2, 1, channels, 6, 5).unbind()
+    optimizer = torch.optim.Adam(alignment.parameters(), lr=1e-2)
+    alignment(level, finest).square().mean().backward()
+    optimizer.step()
+    offsets, _ = alignment.sampling(level, finest)
+    assert 0 < offsets.abs().max() < 1
+
+
 def test_an_offset_of_one_pixel_shifts_the_map():
     alignment = LevelAlignment(1)
     kernel = alignment.convolution.weight
     with torch.no_grad():
         kernel.zero_()
         kernel[0, 0, 1, 1] = 1
-        alignment.from_level.bias[8] = 1  # the tap in the middle: down
-        alignment.from_level.bias[9] = 2  # and to the right
+        alignment.from_level.bias[8] = 1 / alignment.gain  # the tap in the middle: down
+        alignment.from_level.bias[9] = 2 / alignment.gain  # and to the right
     level = torch.arange(20.0).view(1, 1, 4, 5)
     expected = F.pad(level[:, :, 1:, 2:], (0, 2, 0, 1))
     torch.testing.assert_close(alignment(level, torch.zeros_like(level)), expected)

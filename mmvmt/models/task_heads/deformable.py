@@ -23,12 +23,14 @@ class LevelAlignment(nn.Module):
 
     .. math:: y(p) = \sum_k D_k\, m_k(p)\, x(p + p_k + \Delta p_k(p)), \quad k = 1 \dots 9
 
-    where p_k runs over the 3x3 grid, x between pixels is bilinear, and x outside of the map is zero. One convolution
-    over the concatenation of the upsampled level and the finest level gives the offsets and the modulation
-    m = 2 sigmoid(.). It starts from zero, so that all offsets are 0 and all m are 1: the start is a plain convolution.
-    It is multiplied by the inverse root of the number of its inputs (the equalised learning rate of Karras et al., ICLR
-    2018, arXiv 1710.10196). A step of Adam moves every weight by the learning rate, and without that factor the points
-    by that many times the rate: out of the map within the first steps.
+    where p_k runs over the 3x3 grid, x between pixels is bilinear, and x outside of the map is zero. The kernel is
+    D = I + W / sqrt(9 C), with the identity I in its middle tap. One convolution over the concatenation of the
+    upsampled level and the finest level, divided by sqrt(18 C), gives the offsets and the modulation m = 2 sigmoid(.).
+    All weights start from zero: at the start the level passes unchanged.
+
+    The roots of the numbers of inputs (the equalised learning rate of Karras et al., ICLR 2018, arXiv 1710.10196) are
+    for optimizers like Adam, whose step moves every weight by the learning rate: without them it would move points and
+    values by that many times the rate.
 
     Args:
         channels: Width of both levels and of the result.
@@ -44,7 +46,7 @@ class LevelAlignment(nn.Module):
         if deform_groups < 1 or channels % deform_groups:
             raise ValueError(f'deform_groups must divide channels={channels}, got {deform_groups}')
         points = deform_groups * _TAPS
-        self.gain = (2 * channels * _TAPS) ** -0.5
+        self.point_gain, self.kernel_gain = (2 * channels * _TAPS) ** -0.5, (channels * _TAPS) ** -0.5
         # Two convolutions that are added: the same as one over the concatenation, which need not be stored.
         self.from_level = nn.Conv2d(channels, 3 * points, _KERNEL, padding=_KERNEL // 2)
         self.from_finest = nn.Conv2d(channels, 3 * points, _KERNEL, padding=_KERNEL // 2, bias=False)
@@ -54,10 +56,9 @@ class LevelAlignment(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Initial values: sampling on the regular grid, the convolution as mmcv does."""
-        for parameter in (*self.from_level.parameters(), *self.from_finest.parameters()):
+        """Initial values: sampling on the regular grid, and the identity."""
+        for parameter in self.parameters():
             nn.init.zeros_(parameter)
-        self.convolution.init_weights()
 
     def sampling(self, level: Tensor, finest: Tensor) -> tuple[Tensor, Tensor]:
         """Where to sample, and how much each sample counts.
@@ -70,7 +71,7 @@ class LevelAlignment(nn.Module):
             Offsets ``(B, deform_groups * 18, H, W)`` in pixels, for each tap first down, then to the right; modulation
             ``(B, deform_groups * 9, H, W)`` in 0..2.
         """
-        points = self.gain * (self.from_level(level) + self.from_finest(finest))
+        points = self.point_gain * (self.from_level(level) + self.from_finest(finest))
         offsets, modulation = points.split((points.shape[1] // 3 * 2, points.shape[1] // 3), dim=1)
         return offsets, 2 * modulation.sigmoid()
 
@@ -90,9 +91,11 @@ class LevelAlignment(nn.Module):
         # with the map, and it reads memory as if all tensors were contiguous, whatever their strides.
         precision = torch.promote_types(level.dtype, torch.float32)
         with torch.autocast(level.device.type, enabled=False):
-            kernel = self.convolution.weight.to(precision)
+            kernel = self.kernel_gain * self.convolution.weight.to(precision)
+            identity = torch.eye(len(kernel), dtype=precision, device=kernel.device)
             if mixing is not None:
-                kernel = torch.einsum('om,mcyx->ocyx', mixing.to(precision), kernel)
+                kernel, identity = torch.einsum('om,mcyx->ocyx', mixing.to(precision), kernel), mixing.to(precision)
+            kernel = kernel + F.pad(identity[:, :, None, None], (_KERNEL // 2,) * 4)
             aligned = operators('DeformableHead').modulated_deform_conv2d(
                 level.to(precision).contiguous(),
                 offsets.to(precision).contiguous(),

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from mmcv.cnn import Linear as MMCVLinear
 from torch import Tensor, nn
-from torch.utils.flop_counter import register_flop_formula
+from torch.utils.flop_counter import flop_registry, shape_wrapper
 
 from mmvmt.compat import is_exporting
 
@@ -86,9 +86,11 @@ class _OneDNNLinear(torch.autograd.Function):
         return grad_x, None, gradient.flatten(0, -2).sum(0) if needs_bias else None
 
 
-if _ONEDNN_LINEAR is not None:
+def _linear_flops(x_shape: torch.Size, weight_shape: torch.Size, *_: Any, **__: Any) -> int:
+    """Multiplications and additions of a linear layer."""
+    return 2 * x_shape.numel() * weight_shape[0]
 
-    @register_flop_formula(_ONEDNN_LINEAR)
-    def _linear_flops(x_shape: torch.Size, weight_shape: torch.Size, *_: Any, **__: Any) -> int:
-        """Multiplications and additions of a linear layer, for PyTorch's counter."""
-        return 2 * x_shape.numel() * weight_shape[0]
+
+if _ONEDNN_LINEAR is not None:
+    # For PyTorch's counter. Its own way to register a formula misses the operation in older releases.
+    flop_registry[_ONEDNN_LINEAR] = shape_wrapper(_linear_flops)

@@ -25,6 +25,10 @@ FAMILIES = {
 """Colour of each family of methods in the picture."""
 
 _LABEL_SIZE = 8.5
+_TIED = 12
+"""Names further from their point than this, in points of print, are tied to it by a line."""
+_ROUNDS = 5
+"""How often names choose their place at most."""
 
 BEGIN, END = '<!-- benchmark:begin -->', '<!-- benchmark:end -->'
 """Lines of a Markdown file between which the table stands."""
@@ -272,8 +276,9 @@ def place_labels(
 ) -> list[Any]:
     """Write names beside points so that none covers another, a point, an error bar or a line across the axes.
 
-    The crowded points choose first. Each takes the free place nearest to its point, out of a fixed list of directions
-    and distances, so equal input gives equal pictures; a name that moved away is tied to its point by a thin line.
+    The crowded points choose first, out of a fixed list of directions and distances, so equal input gives equal
+    pictures: what covers nothing, then what is nearest. A name that moved away is tied to its point by a thin line,
+    which is to cross no name, point or other such line. All choose again, knowing the others, until none moves.
 
     Args:
         figure: Figure with a canvas.
@@ -286,6 +291,7 @@ def place_labels(
     Returns:
         The annotations, in the order of the points.
     """
+    from matplotlib.path import Path as Line
     from matplotlib.transforms import Bbox
 
     figure.canvas.draw()
@@ -293,9 +299,10 @@ def place_labels(
     scale = figure.dpi / 72
     frame = axes.get_window_extent(renderer)
     pixels = [axes.transData.transform((x, y)) for x, y, _ in points]
+    half = 5 * scale
+    markers = [Bbox.from_extents(px - half, py - half, px + half, py + half) for px, py in pixels]
     taken = []
     for (x, y, error), (px, py) in zip(points, pixels):
-        half = 5 * scale
         reach = max(half, abs(axes.transData.transform((x, y + error))[1] - py) + 2 * scale)
         taken.append(Bbox.from_extents(px - half, py - reach, px + half, py + reach))
     for level in levels:
@@ -306,47 +313,74 @@ def place_labels(
         px, py = pixels[index]
         return sum(1 / (1 + math.hypot(qx - px, qy - py)) for qx, qy in pixels)
 
-    labels: list[Any] = [None] * len(points)
-    for index in sorted(range(len(points)), key=crowd, reverse=True):
-        sample = axes.text(0, 0, names[index], transform=axes.transAxes, fontsize=_LABEL_SIZE)
-        size = sample.get_window_extent(renderer)
+    sizes = []
+    for name in names:
+        sample = axes.text(0, 0, name, transform=axes.transAxes, fontsize=_LABEL_SIZE)
+        sizes.append(sample.get_window_extent(renderer))
         sample.remove()
+    boxes: dict[int, Any] = {}
+    ties: dict[int, Any] = {}
+
+    def place(index: int) -> tuple[Any, Any]:
+        (px, py), size = pixels[index], sizes[index]
+        written = [box for other, box in boxes.items() if other != index]
+        tied = [tie for other, tie in ties.items() if other != index and tie is not None]
+        # Points that overlap this one cannot be told from it.
+        avoid = written + [marker for marker in markers if not marker.overlaps(markers[index])]
         best = None
         for distance in (7, 12, 18, 26, 36, 48, 62, 78, 96, 120):
             for direction in range(16):
                 # From the right over above and below to the left, which is where one looks for a name.
                 turn = (direction + 1) // 2 * (1 if direction % 2 else -1) * math.pi / 8
                 dx, dy = distance * scale * math.cos(turn), distance * scale * math.sin(turn)
-                left = pixels[index][0] + dx - size.width * (1 - math.cos(turn)) / 2
-                bottom = pixels[index][1] + dy - size.height / 2
+                left = px + dx - size.width * (1 - math.cos(turn)) / 2
+                bottom = py + dy - size.height / 2
                 box = Bbox.from_bounds(left, bottom, size.width, size.height)
                 padded = box.padded(1.5 * scale)
                 outside = max(0, frame.x0 - box.x0) + max(0, box.x1 - frame.x1)
                 outside += max(0, frame.y0 - box.y0) + max(0, box.y1 - frame.y1)
-                covered = sum(_shared_area(padded, other) for other in taken)
-                cost = (covered + 1000 * outside, distance)
+                covered = sum(_shared_area(padded, other) for other in taken + written)
+                crossed = sum(other.intersects_bbox(padded, filled=False) for other in tied)
+                tie = None
+                if distance > _TIED:
+                    near = min(max(px, box.x0), box.x1), min(max(py, box.y0), box.y1)
+                    tie = Line([near, (px, py)])
+                    crossed += sum(tie.intersects_bbox(other, filled=False) for other in avoid)
+                    crossed += sum(tie.intersects_path(other, filled=False) for other in tied)
+                cost = (covered + 1000 * outside + 100 * crossed, distance)
                 if best is None or cost < best[0]:
-                    best = (cost, box)
+                    best = (cost, box, tie)
             if best[0][0] == 0:
                 break
-        (_, distance), box = best
-        x, y, _ = points[index]
-        offset = (box.x0 - pixels[index][0]) / scale, (box.y0 - pixels[index][1]) / scale
-        arrow = dict(arrowstyle='-', color=colours[index], linewidth=0.6, alpha=0.7, shrinkA=0, shrinkB=4)
-        labels[index] = axes.annotate(
+        return best[1:]
+
+    order = sorted(range(len(points)), key=crowd, reverse=True)
+    for _ in range(_ROUNDS):
+        before = [boxes[index].bounds for index in order if index in boxes]
+        for index in order:
+            boxes[index], ties[index] = place(index)
+        if before == [boxes[index].bounds for index in order]:
+            break
+    labels = []
+    for index, (x, y, _) in enumerate(points):
+        box, tie, arrow = boxes[index], ties[index], None
+        if tie is not None:
+            arrow = dict(arrowstyle='-', color=colours[index], linewidth=0.6, alpha=0.7, shrinkA=0, shrinkB=4)
+            arrow.update(relpos=tuple((tie.vertices[0] - box.p0) / box.size))
+        label = axes.annotate(
             names[index],
             (x, y),
-            xytext=offset,
+            xytext=tuple((box.p0 - pixels[index]) / scale),
             textcoords='offset points',
             va='bottom',
             fontsize=_LABEL_SIZE,
             color=colours[index],
             zorder=4,
-            arrowprops=arrow if distance > 12 else None,
+            arrowprops=arrow,
         )
         # Else the axes would shrink for the names, and with them the distances they were placed by.
-        labels[index].set_in_layout(False)
-        taken.append(box)
+        label.set_in_layout(False)
+        labels.append(label)
     return labels
 
 

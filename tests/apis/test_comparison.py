@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 
 from mmvmt.apis.comparison import (
@@ -136,25 +137,35 @@ def test_the_picture_is_a_function_of_the_results(results, tmp_path):
         assert (one == bgr).all(axis=-1).any() == bool(entry['runs'])
 
 
-def test_names_in_a_crowd_do_not_cover_each_other():
+@pytest.fixture
+def axes():
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 7), dpi=100)
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    points = [(0.3 + 0.01 * (i % 4), -2.0 + 0.3 * (i // 4), 0.2) for i in range(16)] + [(10.0, 0.0, 0.5)]
     axes.set_xscale('log')
     axes.set_xlim(0.1, 11.0)
-    axes.set_ylim(-10, 6)
-    names = [f'method number {i}' for i in range(len(points))]
-    labels = place_labels(figure, axes, points, names, ['black'] * len(points), levels=[0.0])
-    assert [label.get_text() for label in labels] == names
+    return axes
+
+
+def extents(labels):
+    """Boxes of the names alone: Annotation.get_window_extent adds the line to the point."""
+    figure = labels[0].figure
     figure.canvas.draw()
     renderer = figure.canvas.get_renderer()
-    # Not get_window_extent, which adds the line to the point.
-    boxes = [super(type(label), label).get_window_extent(renderer) for label in labels]
-    frame = axes.get_window_extent(renderer)
+    return [super(type(label), label).get_window_extent(renderer) for label in labels]
+
+
+def test_names_in_a_crowd_do_not_cover_each_other(axes):
+    points = [(0.3 + 0.01 * (i % 4), -2.0 + 0.3 * (i // 4), 0.2) for i in range(16)] + [(10.0, 0.0, 0.5)]
+    axes.set_ylim(-10, 6)
+    names = [f'method number {i}' for i in range(len(points))]
+    labels = place_labels(axes.figure, axes, points, names, ['black'] * len(points), levels=[0.0])
+    assert [label.get_text() for label in labels] == names
+    boxes = extents(labels)
+    frame = axes.get_window_extent()
     for index, box in enumerate(boxes):
         assert box.width > 20
         assert frame.x0 <= box.x0
@@ -162,6 +173,30 @@ def test_names_in_a_crowd_do_not_cover_each_other():
         assert not any(box.overlaps(other) for other in boxes[index + 1 :])
         assert not any(box.contains(*axes.transData.transform((x, y))) for x, y, _ in points)
         assert not box.y0 < axes.transData.transform((1.0, 0.0))[1] < box.y1
+
+
+def test_lines_from_names_to_points_cross_no_name_and_no_other_line(axes):
+    # Two points with almost the same error bar, and others that leave the second no place near by.
+    points = [(0.284, -5.4, 1.1), (0.262, -7.6, 1.2), (0.31, -7.9, 1.2), (0.31, -8.1, 1.2), (0.24, -9.0, 1.2)]
+    points += [(0.25, -7.7, 0.7), (0.24, -7.1, 1.6), (0.26, -4.7, 1.4), (0.27, -4.7, 0.6), (0.40, -7.2, 0.8)]
+    axes.set_ylim(-20, 8)
+    names = ['LoRA', 'Low-rank adapter', 'VMT-Adapter', 'VMT-Adapter, encoder in bfloat16', 'VMT-Adapter-Lite']
+    names += ['BitFit', 'Polyhistor-Lite', 'Compacter', 'PHM layer', 'Shared adapter']
+    labels = place_labels(axes.figure, axes, points, names, ['black'] * len(points), levels=[-10.4])
+    boxes = extents(labels)
+    ties = {
+        index: label.arrow_patch.get_transform().transform_path(label.arrow_patch.get_path())
+        for index, label in enumerate(labels)
+        if label.arrow_patch is not None
+    }
+    assert len(ties) >= 4
+    for index, tie in ties.items():
+        assert not any(tie.intersects_bbox(box, filled=False) for i, box in enumerate(boxes) if i != index)
+        assert not any(tie.intersects_path(other, filled=False) for i, other in ties.items() if i != index)
+        # From the name's edge to the point's marker.
+        end = axes.transData.transform(points[index][:2])
+        assert np.linalg.norm(tie.vertices[-1] - end) < 8
+        assert boxes[index].padded(4).contains(*tie.vertices[0])
 
 
 def test_the_table_goes_between_the_markers(results, tmp_path):

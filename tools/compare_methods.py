@@ -306,6 +306,19 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Encoder:
+    """Pretrained weights that models are trained on.
+
+    Args:
+        weights: File; None: the weights of the config.
+        prefix: Of the names of trainings, where the same model is trained on several encoders.
+    """
+
+    weights: Path | None = None
+    prefix: str = ''
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What a training came to.
 
@@ -341,6 +354,11 @@ class Choice:
     multiplier: float | None
     edge_of_grid: str | None = None
     tried: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def rates(self) -> dict[str, Any]:
+        """What was chosen, as results hold it."""
+        return dict(learning_rate=self.learning_rate, multiplier=self.multiplier, edge_of_grid=self.edge_of_grid)
 
 
 def settings(args: argparse.Namespace) -> dict[str, Any]:
@@ -417,10 +435,10 @@ class Comparison:
         self.failed_stages: set[str] = set()
         self.broken: set[Part] = set()
         """Models that cannot be built."""
-        self.encoder: Path | None = None
+        self.encoder = Encoder()
         self.constant: dict[str, float] = {}
         self._fingerprints: dict[tuple, str] = {}
-        self._choices: dict[Part, Choice] = {}
+        self._choices: dict[tuple[Part, Encoder], Choice] = {}
 
     # What is compared
 
@@ -487,19 +505,9 @@ class Comparison:
             write_encoder(work_dir, encoder)
         return encoder
 
-    def training(
-        self, part: Part, choice: Choice, seed: int, iters: int, encoder: Path | None, prefix: str = ''
-    ) -> Stage:
-        """The command that trains and validates a model.
-
-        Args:
-            part: The model.
-            choice: Its learning rates.
-            seed: Seed.
-            iters: Length.
-            encoder: Weights of the encoder; None: those of the config.
-            prefix: Of its name, where the same model is trained on several encoders.
-        """
+    def training(self, part: Part, choice: Choice, seed: int, iters: int, encoder: Encoder) -> Stage:
+        """The command that trains and validates a model."""
+        weights, prefix = encoder.weights, encoder.prefix
         multiplier = 1.0 if choice.multiplier is None else choice.multiplier
         name = f'{prefix}{part.stem}_lr{choice.learning_rate:g}_x{multiplier:g}_{iters}_seed{seed}'
         work_dir = self.out / 'runs' / name
@@ -516,13 +524,13 @@ class Comparison:
         ]
         if self.preset.crop is not None:
             options.append(crop_option(part.config, self.preset.crop))
-        if encoder is not None:
-            options.append(f'model.backbone.init_cfg.checkpoint={self.shown(encoder)}')
+        if weights is not None:
+            options.append(f'model.backbone.init_cfg.checkpoint={self.shown(weights)}')
         arguments = ['tools/train.py', part.config, '--data-root', self.shown(self.data_root)]
         arguments += ['--work-dir', self.shown(work_dir), '--cfg-options', *options]
         rate = f'rate {choice.learning_rate:g}' + ('' if choice.multiplier is None else f' x {multiplier:g}')
         title = f'{prefix.replace("_", " ")}{part.title}, {rate}, seed {seed}, {iters} iterations'
-        inputs = self.fingerprint(part.config, *([encoder] if encoder else []), *self._data_files())
+        inputs = self.fingerprint(part.config, *([weights] if weights else []), *self._data_files())
         return Stage(name, title, arguments, inputs, work_dir, group=f'{prefix}{part.stem}', work=iters)
 
     def _data_files(self) -> list[Path]:
@@ -545,7 +553,7 @@ class Comparison:
 
     def run(self) -> int:
         """Run what is not finished; returns the exit code."""
-        self.encoder = self.prepare()
+        self.encoder = Encoder(self.prepare())
         self.constant = self.score_constant()
         self.count([part for method in self.considered() for part in self.parts(method)])
         self.sweep()
@@ -713,31 +721,35 @@ class Comparison:
         """Length of a trial."""
         return self.iters // 2
 
-    def candidates(self, part: Part) -> list[Choice]:
+    def candidates(self, part: Part, encoder: Encoder) -> list[Choice]:
         """The learning rates that are open to a model, from low to high; none while that of the heads is unknown."""
-        if part.method == 'decoders_only':
+        if part.method == 'decoders_only' and encoder == self.encoder:
             return [Choice(rate, None) for rate in self.learning_rates]
         heads = self.choice(*self.parts('decoders_only'))
-        return [Choice(heads.learning_rate, m) for m in self.multipliers] if heads else []
+        multipliers = (None,) if part.method == 'decoders_only' else self.multipliers
+        return [Choice(heads.learning_rate, m) for m in multipliers] if heads else []
 
-    def trials(self, part: Part) -> list[tuple[Part, Stage]]:
-        """Trainings that choose among the candidates; none where there is no choice."""
+    def trials(self, part: Part, encoder: Encoder | None = None) -> list[tuple[Part, Stage]]:
+        """Trainings that choose among the candidates, by default on the encoder of the comparison; none where there is
+        no choice."""
+        encoder = encoder or self.encoder
         fixed = part in self.broken or METHODS[part.method].variant_of
-        candidates = [] if fixed else self.candidates(part)
+        candidates = [] if fixed else self.candidates(part, encoder)
         if len(candidates) < 2:
             return []
-        return [(part, self.training(part, c, SWEEP_SEED, self.sweep_iters, self.encoder)) for c in candidates]
+        return [(part, self.training(part, c, SWEEP_SEED, self.sweep_iters, encoder)) for c in candidates]
 
-    def choice(self, part: Part) -> Choice | None:
+    def choice(self, part: Part, encoder: Encoder | None = None) -> Choice | None:
         """The candidate with the best Delta_m against the constant predictor over the tasks of the model, for a variant
         what was chosen for its method; None while trials are missing, or if all of them failed."""
-        if part in self._choices or part in self.broken:
-            return self._choices.get(part)
+        encoder = encoder or self.encoder
+        if (part, encoder) in self._choices or part in self.broken:
+            return self._choices.get((part, encoder))
         if origin := METHODS[part.method].variant_of:
             chosen = next(self.choice(other) for other in self.parts(origin) if other.name == part.name)
             return chosen and replace(chosen, tried=[])
-        candidates, tried, scored = self.candidates(part), [], []
-        for candidate, (_, stage) in zip(candidates, self.trials(part)):
+        candidates, tried, scored = self.candidates(part, encoder), [], []
+        for candidate, (_, stage) in zip(candidates, self.trials(part, encoder)):
             outcome = self.outcome(stage)
             if outcome is None and stage.name not in self.failed_stages:
                 return None
@@ -757,8 +769,8 @@ class Comparison:
             return None
         best = max(scored, key=lambda entry: entry[0])[1]
         edge = {id(candidates[0]): 'lowest', id(candidates[-1]): 'highest'}.get(id(best)) if tried else None
-        self._choices[part] = Choice(best.learning_rate, best.multiplier, edge, tried)
-        return self._choices[part]
+        self._choices[part, encoder] = Choice(best.learning_rate, best.multiplier, edge, tried)
+        return self._choices[part, encoder]
 
     # Results
 
@@ -848,10 +860,7 @@ class Comparison:
             family=spec.family,
             passes=spec.passes,
             configs=[part.config for part in self.parts(method)],
-            chosen={
-                name: dict(learning_rate=c.learning_rate, multiplier=c.multiplier, edge_of_grid=c.edge_of_grid)
-                for name, c in chosen.items()
-            },
+            chosen={name: choice.rates for name, choice in chosen.items()},
             # Several models: what all of them hold and train.
             parameters=None if None in counts else {key: sum(c[key] for c in counts) for key in counts[0]},
             runs=list(runs),
@@ -872,66 +881,76 @@ class Comparison:
     def run_scaling(self) -> None:
         """Two encoder sizes times two lengths of pretraining: what adapters gain over decoders only on each.
 
-        Rates are those that the comparison chose for its own encoder.
+        The rate of the heads is that of the comparison; the rates in the encoder are found on each encoder anew.
         """
-        parts: dict[str, dict[str, Part]] = {}
-        trainings: dict[str, dict[str, list[Stage]]] = {}
         lengths = (self.args.pretrain_iters // SHORT, self.args.pretrain_iters)
+        parts: dict[tuple[str, int], list[Part]] = {}
+        encoders: dict[tuple[str, int], Encoder] = {}
         for size, configs in SCALING_ENCODERS.items():
-            parts[size] = {method: Part(method, '', config) for method, config in configs.items()}
-            self.count([part for part in parts[size].values() if part not in self.broken])
-        keys = [(size, length) for size in SCALING_ENCODERS for length in lengths]
-        for size, length in keys:
-            encoder = self.pretrain(size, length)
-            prefix = '' if encoder == self.encoder else f'{size}_{length}_'
-            trainings[f'{size}_{length}'] = {
-                method: [
-                    self.training(part, choice, seed, self.iters, encoder, prefix) for seed in range(self.args.seeds)
-                ]
-                for method, part in parts[size].items()
-                if part not in self.broken and (choice := self.choice(*self.parts(method))) is not None
-            }
+            models = [Part(method, '', config) for method, config in configs.items()]
+            self.count([part for part in models if part not in self.broken])
+            for length in lengths:
+                weights = self.pretrain(size, length)
+                prefix = '' if weights == self.encoder.weights else f'{size}_{length}_'
+                encoders[size, length] = Encoder(weights, prefix)
+                parts[size, length] = [part for part in models if part not in self.broken]
+        trials = [
+            trial for key, encoder in encoders.items() for part in parts[key] for trial in self.trials(part, encoder)
+        ]
+        later = [
+            (f'{encoder.prefix}{part.stem}', self.iters) for key, encoder in encoders.items() for part in parts[key]
+        ]
+        self.run_trainings(trials, later * self.args.seeds, trials=True)
+        trainings: dict[tuple[str, int], dict[Part, list[Stage]]] = {key: {} for key in encoders}
+        for key, encoder in encoders.items():
+            for part in parts[key]:
+                choice = self.choice(part, encoder)
+                if choice is None:
+                    title = f'{encoder.prefix.replace("_", " ")}{part.title}'
+                    self.fail(part.method, f'Learning rate of {title}', 'every trial failed or diverged')
+                    continue
+                seeds = range(self.args.seeds)
+                trainings[key][part] = [self.training(part, choice, seed, self.iters, encoder) for seed in seeds]
         for seed in range(self.args.seeds):
-            now = [
-                (parts[size][method], stages[seed])
-                for size, length in keys
-                for method, stages in trainings[f'{size}_{length}'].items()
-            ]
-            later = [(stage.group, stage.work) for _, stage in now] * (self.args.seeds - seed - 1)
-            self.run_trainings(now, later)
-        encoders = {}
-        for size, length in keys:
-            runs = {
-                method: [
-                    run
-                    for seed, stage in enumerate(stages)
-                    if (run := self._run(seed, {parts[size][method]: stage})) is not None
-                ]
-                for method, stages in trainings[f'{size}_{length}'].items()
-            }
-            counts = self.counted(parts[size]['decoders_only'])
-            references = mean_figures(runs['decoders_only']) if runs.get('decoders_only') else None
-            encoders[f'{size}_{length}'] = dict(
-                title=size,
-                pretrain_iters=length,
-                parameters=counts['encoder'] if counts else None,
-                methods={
-                    method: dict(
-                        title=METHODS[method].title,
-                        family=METHODS[method].family,
-                        runs=group,
-                        summary=summarise(group, references),
-                    )
-                    for method, group in runs.items()
-                },
-            )
+            now = [(part, stages[seed]) for group in trainings.values() for part, stages in group.items()]
+            left = [(stage.group, stage.work) for _, stage in now] * (self.args.seeds - seed - 1)
+            self.run_trainings(now, left)
+        entries = {
+            f'{size}_{length}': self._scaling_entry(size, length, encoders[size, length], group)
+            for (size, length), group in trainings.items()
+        }
         results = run_record() | dict(
-            settings=settings(self.args), tasks=list(self.constant), seeds=self.args.seeds, encoders=encoders
+            settings=settings(self.args), tasks=list(self.constant), seeds=self.args.seeds, encoders=entries
         )
         write_atomically(str(self.out / 'scaling.json'), (json.dumps(results, indent=2) + '\n').encode())
         write_atomically(str(self.out / 'scaling.md'), scaling_table(results).encode())
         draw_scaling(results, self.out / 'scaling.png')
         self.console.print(scaling_table(results), markup=False, highlight=False, soft_wrap=True)
+
+    def _scaling_entry(
+        self, size: str, length: int, encoder: Encoder, trainings: Mapping[Part, Sequence[Stage]]
+    ) -> dict[str, Any]:
+        runs = {
+            part: [run for seed, stage in enumerate(stages) if (run := self._run(seed, {part: stage})) is not None]
+            for part, stages in trainings.items()
+        }
+        heads = next((part for part in runs if part.method == 'decoders_only'), None)
+        counts = self.counted(heads) if heads else None
+        references = mean_figures(runs[heads]) if heads and runs[heads] else None
+        methods = {}
+        for part, group in runs.items():
+            choice = self.choice(part, encoder)
+            methods[part.method] = dict(
+                title=METHODS[part.method].title,
+                family=METHODS[part.method].family,
+                chosen={part.name: choice.rates},
+                sweep=choice.tried,
+                runs=group,
+                summary=summarise(group, references),
+            )
+        return dict(
+            title=size, pretrain_iters=length, parameters=counts['encoder'] if counts else None, methods=methods
+        )
 
 
 @contextmanager

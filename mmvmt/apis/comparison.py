@@ -396,14 +396,23 @@ def scaling_table(results: Mapping[str, Any]) -> str:
         results: What ``scaling.json`` of tools/compare_methods.py holds.
     """
     tasks = results['tasks']
-    header = ['encoder', 'encoder [M]', 'pretraining', 'method', *tasks, 'gain over decoders only [%]', 'seeds']
-    lines = ['| ' + ' | '.join(header) + ' |', '|---|---:|---:|---|' + '---:|' * (len(tasks) + 2)]
+    header = [
+        'encoder',
+        'encoder [M]',
+        'pretraining',
+        'method',
+        *tasks,
+        'gain over decoders only [%]',
+        'rate x',
+        'seeds',
+    ]
+    lines = ['| ' + ' | '.join(header) + ' |', '|---|---:|---:|---|' + '---:|' * (len(tasks) + 3)]
     for encoder in results['encoders'].values():
         for method in encoder['methods'].values():
             summary = method['summary']
             cells = [encoder['title'], _millions(encoder), str(encoder['pretrain_iters']), method['title']]
             cells += [_mean_std(summary['figures'][task]) if summary['seeds'] else '' for task in tasks]
-            cells += [_mean_std(summary['delta_m']), str(summary['seeds'])]
+            cells += [_mean_std(summary['delta_m']), rate_text(method), str(summary['seeds'])]
             lines.append('| ' + ' | '.join(cells) + ' |')
     return '\n'.join(lines) + '\n'
 

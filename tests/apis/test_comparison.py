@@ -232,8 +232,11 @@ def test_scaling_table_and_picture(tmp_path):
         runs = dict(decoders_only=[run(0, 10.0, 30.0)], vmt_adapter=[run(0, 10.0 + gain, 30.0), run(1, 11.0, 30.0)])
         references = mean_figures(runs['decoders_only'])
         methods = {
-            name: dict(title=name, family=family, runs=runs[name], summary=summarise(runs[name], references))
-            for name, family in (('decoders_only', 'decoders only'), ('vmt_adapter', 'VMT-Adapter'))
+            name: dict(title=name, family=family, chosen={'': rates}, summary=summarise(runs[name], references))
+            for name, family, rates in (
+                ('decoders_only', 'decoders only', dict(multiplier=None, edge_of_grid=None)),
+                ('vmt_adapter', 'VMT-Adapter', dict(multiplier=0.5, edge_of_grid='highest')),
+            )
         }
         return dict(title=title, pretrain_iters=length, parameters=700_000, methods=methods)
 
@@ -241,19 +244,20 @@ def test_scaling_table_and_picture(tmp_path):
         tasks=['semseg', 'normals'], encoders=dict(a=encoder('pico', 350, 1.0), b=encoder('nano', 1400, 3.0))
     )
     rows = [[cell.strip() for cell in line.strip('|').split('|')] for line in scaling_table(results).splitlines()]
-    assert rows[3] == ['pico', '0.70', '350', 'vmt_adapter', '11.00 ± 0.00', '30.00 ± 0.00', '5.00 ± 0.00', '2']
-    assert rows[5][-2:] == ['10.00 ± 7.07', '2']
+    assert rows[3] == ['pico', '0.70', '350', 'vmt_adapter', '11.00 ± 0.00', '30.00 ± 0.00', '5.00 ± 0.00', '0.5*', '2']
+    assert rows[4][-2:] == ['-', '1']
+    assert rows[5][-3:] == ['10.00 ± 7.07', '0.5*', '2']
     draw_scaling(results, tmp_path / 'scaling.png')
     assert cv2.imread(str(tmp_path / 'scaling.png')) is not None
 
 
 def test_a_scaling_run_with_a_failed_method_has_a_gap(tmp_path):
-    heads = dict(title='decoders only', family='decoders only', runs=[], summary=summarise([], None))
-    lite = dict(title='Lite', family='hypernetworks', runs=[], summary=summarise([run(0, 1.0, 1.0)], REFERENCES))
+    heads = dict(title='decoders only', family='decoders only', chosen={}, summary=summarise([], None))
+    lite = dict(title='Lite', family='hypernetworks', chosen={}, summary=summarise([run(0, 1.0, 1.0)], REFERENCES))
     pico = dict(title='pico', pretrain_iters=350, parameters=None, methods=dict(decoders_only=heads))
     nano = dict(title='nano', pretrain_iters=350, parameters=10, methods=dict(decoders_only=heads, lite=lite))
     results = dict(tasks=['semseg', 'normals'], encoders=dict(pico=pico, nano=nano))
     rows = [[cell.strip() for cell in line.strip('|').split('|')] for line in scaling_table(results).splitlines()]
-    assert rows[2] == ['pico', '', '350', 'decoders only', '', '', '', '0']
+    assert rows[2] == ['pico', '', '350', 'decoders only', '', '', '', '-', '0']
     draw_scaling(results, tmp_path / 'scaling.png')
     assert cv2.imread(str(tmp_path / 'scaling.png')) is not None

@@ -42,6 +42,8 @@ class Machine:
         self.diverges = lambda what, rate, multiplier, seed: False
         self.stops_before = lambda what, rate, multiplier, seed: False
         self.forgets_validation = lambda what, rate, multiplier, seed: False
+        self.best_multipliers = {}
+        """``{what: multiplier}`` of models that score best at another."""
 
     def launch(self, arguments, log, folder, environment, keep_open):
         words = list(arguments)
@@ -94,7 +96,7 @@ class Machine:
 
     def metrics(self, what, rate, multiplier, seed, iters):
         quality = 1 - abs(math.log(rate / 4e-3)) / 10 if rate else 1.0
-        wanted = 1.0 if 'single' in what else 0.2
+        wanted = 1.0 if 'single' in what else self.best_multipliers.get(what, 0.2)
         if multiplier:
             quality -= abs(math.log(multiplier / wanted)) / 20
         quality += 0.01 * seed + 0.1 * (what == 'swin_nano_synthetic')
@@ -381,6 +383,7 @@ def test_published_references_spare_the_single_task_models(compare, tmp_path):
 
 def test_scaling_trains_three_methods_on_four_encoders(compare, tmp_path):
     machine = Machine()
+    machine.best_multipliers['swin_pico_synthetic'] = 0.05
     code, _ = compare(machine, '--methods', 'decoders_only', '--seeds', 2, '--iters', 8, '--scaling')
     assert code == 0
     pretrained = [entry[1:] for entry in machine.ran if 'classification' in entry[1]]
@@ -393,6 +396,18 @@ def test_scaling_trains_three_methods_on_four_encoders(compare, tmp_path):
         assert list(encoder['methods']) == ['decoders_only', 'polyhistor_lite', 'vmt_adapter']
         assert all(entry['summary']['seeds'] == 2 for entry in encoder['methods'].values())
         assert encoder['methods']['decoders_only']['summary']['delta_m']['mean'] == pytest.approx(0, abs=1e-9)
+        # Adapters are tried on each encoder; the heads have the rate of the comparison.
+        chosen = {name: entry['chosen'][''] for name, entry in encoder['methods'].items()}
+        assert {entry['learning_rate'] for entry in chosen.values()} == {4e-3}
+        assert chosen['decoders_only']['multiplier'] is None
+        assert chosen['polyhistor_lite']['multiplier'] == 0.2
+        assert chosen['vmt_adapter']['multiplier'] == (0.05 if encoder['title'] == 'pico' else 0.2)
+        assert not encoder['methods']['decoders_only']['sweep'] or encoder is results['encoders']['nano_1400']
+        for name in ('polyhistor_lite', 'vmt_adapter'):
+            assert [trial['multiplier'] for trial in encoder['methods'][name]['sweep']] == [0.05, 0.2, 1.0]
+    tried = [entry[1] for entry in machine.ran if entry[0] == 'train' and entry[4] == 100]
+    assert tried.count('swin_pico_lite_synthetic') == 2 * 3
+    assert tried.count('swin_pico_decoders_only_synthetic') == 0
     trained = [entry[1] for entry in machine.ran if entry[0] == 'train' and entry[4] in (0, 1)]
     # On the encoder of the comparison, its trainings serve; on that of the short pretraining they are new.
     assert trained.count('swin_nano_decoders_only_synthetic') == 2 + 2

@@ -317,6 +317,10 @@ class Encoder:
     weights: Path | None = None
     prefix: str = ''
 
+    def title(self, part: Part) -> str:
+        """Name of a model on this encoder, for the progress display."""
+        return self.prefix.replace('_', ' ') + part.title
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -529,7 +533,7 @@ class Comparison:
         arguments = ['tools/train.py', part.config, '--data-root', self.shown(self.data_root)]
         arguments += ['--work-dir', self.shown(work_dir), '--cfg-options', *options]
         rate = f'rate {choice.learning_rate:g}' + ('' if choice.multiplier is None else f' x {multiplier:g}')
-        title = f'{prefix.replace("_", " ")}{part.title}, {rate}, seed {seed}, {iters} iterations'
+        title = f'{encoder.title(part)}, {rate}, seed {seed}, {iters} iterations'
         inputs = self.fingerprint(part.config, *([weights] if weights else []), *self._data_files())
         return Stage(name, title, arguments, inputs, work_dir, group=f'{prefix}{part.stem}', work=iters)
 
@@ -711,10 +715,15 @@ class Comparison:
         if self.choice(heads) is None:
             reasons = '; '.join(self.failures.get('decoders_only', {}).values()) or 'every trial diverged'
             raise SystemExit(f'no learning rate for the heads, so nothing can be compared: {reasons}')
-        self.run_trainings([trial for part in others for trial in self.trials(part)], trainings, trials=True)
-        for part in others:
-            if self.choice(part) is None:
-                self.fail(part.method, f'Learning rate of {part.title}', 'every trial failed or diverged')
+        self.find_rates([(part, self.encoder) for part in others], trainings)
+
+    def find_rates(self, models: Sequence[tuple[Part, Encoder]], later: Sequence[tuple[str, float]]) -> None:
+        """Run the trials of models, and note those of which none gave a result; ``later`` as for
+        :meth:`run_trainings`."""
+        self.run_trainings([trial for model in models for trial in self.trials(*model)], later, trials=True)
+        for part, encoder in models:
+            if self.choice(part, encoder) is None:
+                self.fail(part.method, f'Learning rate of {encoder.title(part)}', 'every trial failed or diverged')
 
     @property
     def sweep_iters(self) -> int:
@@ -883,44 +892,41 @@ class Comparison:
 
         The rate of the heads is that of the comparison; the rates in the encoder are found on each encoder anew.
         """
-        lengths = (self.args.pretrain_iters // SHORT, self.args.pretrain_iters)
-        parts: dict[tuple[str, int], list[Part]] = {}
         encoders: dict[tuple[str, int], Encoder] = {}
+        models: list[tuple[Part, Encoder]] = []
         for size, configs in SCALING_ENCODERS.items():
-            models = [Part(method, '', config) for method, config in configs.items()]
-            self.count([part for part in models if part not in self.broken])
-            for length in lengths:
+            parts = [Part(method, '', config) for method, config in configs.items()]
+            self.count([part for part in parts if part not in self.broken])
+            for length in (self.args.pretrain_iters // SHORT, self.args.pretrain_iters):
                 weights = self.pretrain(size, length)
                 prefix = '' if weights == self.encoder.weights else f'{size}_{length}_'
-                encoders[size, length] = Encoder(weights, prefix)
-                parts[size, length] = [part for part in models if part not in self.broken]
-        trials = [
-            trial for key, encoder in encoders.items() for part in parts[key] for trial in self.trials(part, encoder)
-        ]
-        later = [
-            (f'{encoder.prefix}{part.stem}', self.iters) for key, encoder in encoders.items() for part in parts[key]
-        ]
-        self.run_trainings(trials, later * self.args.seeds, trials=True)
-        trainings: dict[tuple[str, int], dict[Part, list[Stage]]] = {key: {} for key in encoders}
-        for key, encoder in encoders.items():
-            for part in parts[key]:
-                choice = self.choice(part, encoder)
-                if choice is None:
-                    title = f'{encoder.prefix.replace("_", " ")}{part.title}'
-                    self.fail(part.method, f'Learning rate of {title}', 'every trial failed or diverged')
-                    continue
-                seeds = range(self.args.seeds)
-                trainings[key][part] = [self.training(part, choice, seed, self.iters, encoder) for seed in seeds]
-        for seed in range(self.args.seeds):
-            now = [(part, stages[seed]) for group in trainings.values() for part, stages in group.items()]
-            left = [(stage.group, stage.work) for _, stage in now] * (self.args.seeds - seed - 1)
-            self.run_trainings(now, left)
+                encoders[size, length] = encoder = Encoder(weights, prefix)
+                models += [(part, encoder) for part in parts if part not in self.broken]
+        seeds = range(self.args.seeds)
+        self.find_rates(
+            models, [(f'{encoder.prefix}{part.stem}', self.iters) for part, encoder in models for _ in seeds]
+        )
+        trainings = {
+            (part, encoder): [self.training(part, choice, seed, self.iters, encoder) for seed in seeds]
+            for part, encoder in models
+            if (choice := self.choice(part, encoder)) is not None
+        }
+        for seed in seeds:
+            now = [(part, stages[seed]) for (part, _), stages in trainings.items()]
+            later = [(stage.group, stage.work) for _, stage in now] * (self.args.seeds - seed - 1)
+            self.run_trainings(now, later)
         entries = {
-            f'{size}_{length}': self._scaling_entry(size, length, encoders[size, length], group)
-            for (size, length), group in trainings.items()
+            f'{size}_{length}': self._scaling_entry(
+                size, length, encoder, {part: stages for (part, on), stages in trainings.items() if on == encoder}
+            )
+            for (size, length), encoder in encoders.items()
         }
         results = run_record() | dict(
-            settings=settings(self.args), tasks=list(self.constant), seeds=self.args.seeds, encoders=entries
+            settings=settings(self.args),
+            tasks=list(self.constant),
+            seeds=self.args.seeds,
+            encoders=entries,
+            failures=self.failures,
         )
         write_atomically(str(self.out / 'scaling.json'), (json.dumps(results, indent=2) + '\n').encode())
         write_atomically(str(self.out / 'scaling.md'), scaling_table(results).encode())

@@ -416,6 +416,20 @@ def test_scaling_trains_three_methods_on_four_encoders(compare, tmp_path):
     assert (tmp_path / 'out' / 'scaling.png').read_text() == 'pico_350, pico_1400, nano_350, nano_1400'
 
 
+def test_scaling_goes_on_without_a_method_whose_trials_fail_on_one_size(compare, tmp_path):
+    machine = Machine()
+    machine.diverges = lambda what, rate, multiplier, seed: what == 'swin_pico_lite_synthetic' and seed == 100
+    code, _ = compare(machine, '--methods', 'decoders_only', '--seeds', 1, '--iters', 8, '--scaling')
+    assert code == 1
+    results = json.loads((tmp_path / 'out' / 'scaling.json').read_text())
+    encoders = results['encoders']
+    assert list(encoders['pico_350']['methods']) == ['decoders_only', 'vmt_adapter']
+    assert list(encoders['nano_350']['methods']) == ['decoders_only', 'polyhistor_lite', 'vmt_adapter']
+    reasons = {f'Learning rate of pico {n} Polyhistor-Lite': 'every trial failed or diverged' for n in (350, 1400)}
+    assert results['failures'] == dict(polyhistor_lite=reasons)
+    assert not [e for e in machine.ran if e[1] == 'swin_pico_lite_synthetic' and e[4] == 0]
+
+
 def test_other_settings_are_refused_and_nothing_is_lost(tool, tmp_path):
     out = tmp_path / 'out'
     args = tool.parse_args(['--out', str(out)])

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from mmengine.dataset import BaseDataset
 
 from mmvmt.registry import DATASETS
-from mmvmt.structures import HUMAN_PARTS_PALETTE, check_tasks, voc_palette
+from mmvmt.structures import HUMAN_PARTS_PALETTE, check_tasks, declared_classes, voc_palette, with_classes
 
 from .cache import check_cache_dir
 from .formats import PART_GROUPS
@@ -56,7 +56,7 @@ class PASCALContextMT(BaseDataset):
         pascal-context/trainval/ID.mat    normals (where they are valid), edge
 
     A sample enters the pipeline with ``img_path``, ``img_id``, ``tasks``, ``label_paths`` (by task; for normals the
-    pair of both files), ``cache_dir`` and ``sample_idx``.
+    pair of both files), ``num_classes`` (by task), ``cache_dir`` and ``sample_idx``.
 
     With ``human_parts`` as the only task, images without a labelled part are replaced by others while training
     (``drop_unlabelled``, see :class:`mmvmt.datasets.transforms.LoadMultiTaskAnnotations`); in test mode they stay, and
@@ -74,6 +74,9 @@ class PASCALContextMT(BaseDataset):
         pipeline: Transforms.
         test_mode: Keep every sample.
         metainfo: Additions to :attr:`METAINFO`.
+        num_classes: Number of classes by task, background included, where the files hold others than PASCAL VOC's:
+            ``dict(semseg=40)``. Default: as many as the meta information has names (``classes``). A map with a larger
+            index is refused, and so are a head and a metric with another number.
         indices: Use the first so many samples, or the samples of these indices; None: all.
         serialize_data: Keep the list in one buffer, which worker processes share.
         lazy_init: Leave the folder alone until ``full_init()``.
@@ -83,8 +86,8 @@ class PASCALContextMT(BaseDataset):
             decode them every time.
 
     Raises:
-        ValueError: The split or a task is unknown, the list is empty or has an ID twice, or ``cache_dir`` lies inside
-            ``data_root``.
+        ValueError: The split or a task is unknown, the list is empty or has an ID twice, ``cache_dir`` lies inside
+            ``data_root``, or names, colours and ``num_classes`` do not agree.
         FileNotFoundError: The folder, the list, or a folder of an enabled task is missing.
     """
 
@@ -115,6 +118,7 @@ class PASCALContextMT(BaseDataset):
         pipeline: Sequence[dict | Callable] = (),
         test_mode: bool = False,
         metainfo: Mapping | None = None,
+        num_classes: Mapping[str, int] | None = None,
         indices: int | Sequence[int] | None = None,
         serialize_data: bool = True,
         lazy_init: bool = False,
@@ -130,9 +134,16 @@ class PASCALContextMT(BaseDataset):
         self.split = split
         self.tasks = check_tasks(tasks, self.TASKS)
         self.cache_dir = None if cache_dir is None else check_cache_dir(cache_dir, str(data_root))
+        metainfo = with_classes(self._load_metainfo(dict(metainfo or {})), metainfo or (), num_classes or {})
+        parts = declared_classes(metainfo)['human_parts']
+        if parts != len(PART_GROUPS) + 1:
+            raise ValueError(
+                f'the parts in the files are merged into {len(PART_GROUPS) + 1} classes of human_parts, background '
+                f'included; they cannot be {parts}'
+            )
         super().__init__(
             ann_file=ann_file or f'ImageSets/Context/{split}.txt',
-            metainfo={**(metainfo or {}), 'tasks': self.tasks},
+            metainfo={**metainfo, 'tasks': self.tasks},
             data_root=str(data_root),
             data_prefix={},
             indices=indices,
@@ -177,6 +188,7 @@ class PASCALContextMT(BaseDataset):
         extensions = {'human_parts': '.mat', 'edge': '.mat', 'depth': '.npy'}
         if 'normals' in self.tasks:
             context = self._folder("where normals are valid (task 'normals')", CONTEXT_FOLDER)
+        num_classes = declared_classes(self.metainfo)
         drop_unlabelled = self.tasks == ('human_parts',) and not self.test_mode
 
         samples = []
@@ -190,6 +202,7 @@ class PASCALContextMT(BaseDataset):
                     'img_path': osp.join(images, f'{img_id}.jpg'),
                     'tasks': self.tasks,
                     'label_paths': paths,
+                    'num_classes': num_classes,
                     'drop_unlabelled': drop_unlabelled,
                     'cache_dir': self.cache_dir,
                 }

@@ -190,6 +190,7 @@ class MultiTaskEncoderDecoder(BaseModel):
 
         Raises:
             KeyError: A sample lacks the labels of a task.
+            ValueError: A head has another number of classes than the data set, or a label is no class of it.
             FloatingPointError: A loss is not finite.
         """
         at_once = self.gradients_at_once and len(self.trained_tasks) > 1
@@ -219,15 +220,39 @@ class MultiTaskEncoderDecoder(BaseModel):
                 ),
             )
 
-    @staticmethod
-    def _targets(task: str, data_samples: Sequence[MultiTaskDataSample]) -> Tensor:
+    def _targets(self, task: str, data_samples: Sequence[MultiTaskDataSample]) -> Tensor:
         for sample in data_samples:
             if 'gt' not in sample or task not in sample.gt:
                 raise KeyError(
                     f'sample {sample.get("img_id")!r} has no labels for task {task!r}; '
                     f"list the task in the data set's tasks"
                 )
-        return torch.stack([sample.gt.get(task) for sample in data_samples])
+        target = torch.stack([sample.gt.get(task) for sample in data_samples])
+        if TASKS[task].kind == 'classes':
+            self._check_classes(task, target, data_samples)
+        return target
+
+    def _check_classes(self, task: str, target: Tensor, data_samples: Sequence[MultiTaskDataSample]) -> None:
+        classes = self.heads[task].output.channels
+        declared = [sample.get('num_classes', {}).get(task) for sample in data_samples]
+        place = f'model.heads.{task}.output.num_classes is {classes}'
+        for number in declared:
+            if number not in (None, classes):
+                raise ValueError(
+                    f'{place}, but the data set has {number} classes of {task!r}; make them agree there or by '
+                    f'num_classes=dict({task}={classes}) of the data set'
+                )
+        # Readers keep to what a data set declares; of others the values have to be looked at, which costs a GPU a stop.
+        if None not in declared:
+            return
+        wrong = ((target >= classes) & (target != TASKS[task].ignore)).flatten(1)
+        if wrong.any():
+            index = int(wrong.any(dim=1).nonzero()[0])
+            label, sample = int(target[index].flatten()[wrong[index]][0]), data_samples[index]
+            raise ValueError(
+                f'image {sample.get("img_path") or sample.get("img_id")!r} holds the class {label} of task {task!r}, '
+                f'but {place}'
+            )
 
     @staticmethod
     def _check_finite(losses: dict[str, Tensor], data_samples: Sequence[MultiTaskDataSample]) -> None:

@@ -1,3 +1,4 @@
+from .classes import declared_classes, names_key, with_classes
 from .map_files import encode_map, save_predictions
 from .multi_task_data_sample import MultiTaskDataSample
 from .palettes import HUMAN_PARTS_PALETTE, voc_palette
@@ -10,7 +11,10 @@ __all__ = [
     'MultiTaskDataSample',
     'Task',
     'check_tasks',
+    'declared_classes',
     'encode_map',
+    'names_key',
     'save_predictions',
     'voc_palette',
+    'with_classes',
 ]

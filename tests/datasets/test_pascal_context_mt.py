@@ -315,3 +315,36 @@ def test_a_seed_fixes_the_replacement_of_a_dropped_sample(tmp_path):
     assert len(set(replaced)) > 1
     np.random.seed(0)  # noqa: NPY002
     assert [dataset[SampleKey(1, seed=seed)]['data_samples'].img_id for seed in range(8)] == replaced
+
+
+def test_the_number_of_classes_is_an_option_that_reader_sample_and_meta_information_follow(pascal_mt, tmp_path):
+    path = pascal_mt.path('semseg', pascal_mt.val[0])
+    labels = pascal_mt.semseg[pascal_mt.val[0]].copy()
+    labels[3, 5] = 30
+    Image.fromarray(labels).save(path)
+    options = dict(split='val', test_mode=True, pipeline=TEST_PIPELINE, tasks=('semseg', 'human_parts'))
+    refusal = (
+        rf'{path} holds the class 30 at pixel \(x=5, y=3\); semseg classes are 0 to 20.*num_classes=dict\(semseg=N'
+    )
+    with pytest.raises(ValueError, match=refusal):
+        build(pascal_mt, **options)[0]
+    wider = build(pascal_mt, num_classes=dict(semseg=40), **options)
+    assert (len(wider.metainfo['classes']), len(wider.metainfo['palette'])) == (40, 40)
+    sample = wider[0]['data_samples']
+    assert sample.num_classes == dict(semseg=40, human_parts=7)
+    np.testing.assert_array_equal(sample.gt.semseg[0], labels)
+    with pytest.raises(ValueError, match=rf'{path} holds the class .*; semseg classes are 0 to 4'):
+        build(pascal_mt, num_classes=dict(semseg=5), **options)[0]
+
+    names = tmp_path / 'names.txt'
+    names.write_text(''.join(f'name {index}\n' for index in range(31)))
+    named = build(pascal_mt, metainfo=dict(classes=str(names)), lazy_init=True, **options)
+    assert (named.metainfo['classes'][30], len(named.metainfo['palette'])) == ('name 30', 31)
+    assert named[0]['data_samples'].num_classes['semseg'] == 31
+
+
+def test_numbers_of_classes_that_cannot_be(pascal_mt):
+    with pytest.raises(ValueError, match='merged into 7 classes of human_parts, background included; they cannot be 8'):
+        build(pascal_mt, num_classes=dict(human_parts=8))
+    with pytest.raises(ValueError, match=r'has 40 classes, but metainfo\.classes has 2 entries'):
+        build(pascal_mt, num_classes=dict(semseg=40), metainfo=dict(classes=('a', 'b')))

@@ -106,6 +106,28 @@ def test_a_task_without_labels_gives_zero_that_reaches_every_parameter(empty):
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
 
 
+@pytest.mark.parametrize('at_once', [True, False])
+def test_head_and_data_set_agree_on_the_number_of_classes(at_once):
+    model = tiny_model(gradients_at_once=at_once).train()
+    data = batch()
+    for sample in data['data_samples']:
+        sample.set_metainfo(dict(num_classes=dict(semseg=5, human_parts=7)))
+    assert losses_of(model, data)['loss_semseg'] > 0
+    data['data_samples'][1].set_metainfo(dict(num_classes=dict(semseg=21, human_parts=7)))
+    with pytest.raises(ValueError, match=r'heads.semseg.output.num_classes is 5, but the data set has 21 classes'):
+        losses_of(model, data)
+
+
+def test_a_label_that_is_no_class_of_the_head_names_image_task_and_class():
+    data = batch()
+    data['data_samples'][1].gt.human_parts[0, 3, 5] = 17
+    with pytest.raises(ValueError, match=r"image 'image_1' holds the class 17 of task 'human_parts', but .* is 7"):
+        losses_of(tiny_model(), data)
+    data['data_samples'][1].set_metainfo(dict(img_path='photos/1.jpg'))
+    with pytest.raises(ValueError, match=r"image 'photos/1.jpg' holds the class 17"):
+        losses_of(tiny_model(), data)
+
+
 def test_labels_are_padded_with_ignore_in_training():
     model = tiny_model(SIX_TASKS)
     data = model.data_preprocessor(batch(SIX_TASKS, sizes=((64, 64), (50, 40))), True)

@@ -223,3 +223,12 @@ def test_bad_arguments(tool, folder, capsys, args):
     with pytest.raises(SystemExit, match='2'):
         tool.main([str(folder.root), *args])
     assert args[0] in capsys.readouterr().err
+
+
+def test_another_number_of_classes(check, folder):
+    path = folder.path('semseg', folder.train[0])
+    labels = folder.semseg[folder.train[0]].copy()
+    labels[0, 0] = 30
+    Image.fromarray(labels).save(path)
+    assert check('--tasks', 'semseg')[0] == 1
+    assert check('--tasks', 'semseg', '--num-classes', '40')[0] == 0

@@ -145,6 +145,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--split', nargs='+', choices=list(EXPECTED_SIZES), default=list(EXPECTED_SIZES), help='splits to check'
     )
+    parser.add_argument(
+        '--num-classes', type=int, metavar='N', help="number of semseg classes (default: PASCAL VOC's 21)"
+    )
     parser.add_argument('--jobs', type=int, default=os.cpu_count() or 1, help='processes (default: one per core)')
     parser.add_argument(
         '--sample',
@@ -186,10 +189,13 @@ def main(argv: list[str] | None = None) -> int:
         console.print('unusable')
         return 1
 
+    counts = None if args.num_classes is None else dict(semseg=args.num_classes)
     damaged, ids = 0, {}
     for split in args.split:
         try:
-            dataset = _dataset_class(args.root)(str(args.root), split=split, tasks=tasks, test_mode=True)
+            dataset = _dataset_class(args.root)(
+                str(args.root), split=split, tasks=tasks, test_mode=True, num_classes=counts
+            )
         except (FileNotFoundError, ValueError) as error:
             console.print(f'{split}: {error}', soft_wrap=True)
             damaged += 1

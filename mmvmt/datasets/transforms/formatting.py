@@ -18,6 +18,7 @@ META_KEYS = (
     'img_id',
     'img_path',
     'sample_idx',
+    'num_classes',
     'ori_shape',
     'img_shape',
     'pad_shape',

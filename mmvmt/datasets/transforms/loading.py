@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import cv2
 import numpy as np
@@ -12,7 +12,7 @@ from mmvmt.datasets import formats
 from mmvmt.datasets.cache import LabelCache
 from mmvmt.datasets.edges import label_edges
 from mmvmt.registry import TRANSFORMS
-from mmvmt.structures import TASKS, check_tasks
+from mmvmt.structures import IGNORE_INDEX, TASKS, check_tasks
 
 from .geometric import MultiTaskResize
 from .label_maps import resize_label
@@ -98,7 +98,8 @@ class LoadMultiTaskAnnotations(BaseTransform):
     Where the data set has a ``cache_dir``, what is decoded from ``.mat`` files is kept there and read instead of them.
 
     Required keys: ``tasks``, ``label_paths``, ``ori_shape``. Added keys: ``gt_<task>``. If the data set set
-    ``drop_unlabelled`` and no map has a labelled pixel, the sample is dropped (the transform returns None).
+    ``drop_unlabelled`` and no map has a labelled pixel, the sample is dropped (the transform returns None). Where it
+    set ``num_classes`` (by task), a class map with a larger index is refused.
 
     Args:
         tasks: Tasks to read; None: those of the sample, ``results['tasks']``.
@@ -124,7 +125,8 @@ class LoadMultiTaskAnnotations(BaseTransform):
                 'its file; give LoadMultiTaskImage a scale, or place MultiTaskResize behind both'
             )
         cache_dir = results.get('cache_dir')
-        files = _LabelFiles(results['ori_shape'], None if cache_dir is None else LabelCache(cache_dir))
+        cache = None if cache_dir is None else LabelCache(cache_dir)
+        files = _LabelFiles(results['ori_shape'], cache, results.get('num_classes', {}))
         tasks = self.tasks or results['tasks']
         for name in tasks:
             if name not in _READERS or name not in results['label_paths']:
@@ -162,13 +164,14 @@ def _resize_reduced(image: np.ndarray, shape: tuple[int, int], reduction: int, s
 class _LabelFiles:
     """The label files of one image: checks sizes, and reads the context labels that two tasks share only once."""
 
-    def __init__(self, shape: tuple[int, int], cache: LabelCache | None = None) -> None:
+    def __init__(self, shape: tuple[int, int], cache: LabelCache | None, num_classes: Mapping[str, int]) -> None:
         self.shape = tuple(shape)
         self.cache = cache
+        self.num_classes = num_classes
         self._context_labels: dict[str, np.ndarray] = {}
 
     def semseg(self, path: str) -> np.ndarray:
-        return self._checked(path, formats.read_semseg(path))
+        return self._checked(path, formats.read_semseg(path, self.num_classes.get('semseg', IGNORE_INDEX)))
 
     def human_parts(self, path: str) -> np.ndarray:
         return self._cached('human_parts', path, lambda: formats.read_human_parts(path, self.shape))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from mmengine.logging import print_log
 from torch import Tensor
 
 from mmvmt.registry import METRICS
-from mmvmt.structures import IGNORE_INDEX
+from mmvmt.structures import IGNORE_INDEX, declared_classes, names_key
 
 from .base import RunningMetric, State
 
@@ -31,7 +32,7 @@ class IoUMetric(RunningMetric):
         absent_class: What becomes of a class that is neither in the truth nor in a prediction: ``'left_out'`` of the
             mean, or ``'zero'``, as published tables of the field have it.
         class_names: Names for the table. Default: those of the data set's meta information (``classes`` of semseg,
-            ``<task>_classes`` of others) if it has as many, else the indices.
+            ``<task>_classes`` of others), or the indices where it has none.
         prefix: First part of the result keys. Default: the name of the task.
 
     Raises:
@@ -67,12 +68,29 @@ class IoUMetric(RunningMetric):
         self._absent_logged: list[str] = []
 
     @property
+    def dataset_meta(self) -> Mapping[str, Any] | None:
+        """Meta information of the data set, which loops set before the run.
+
+        Raises:
+            ValueError: The data set has another number of classes.
+        """
+        return self._dataset_meta
+
+    @dataset_meta.setter
+    def dataset_meta(self, metainfo: Mapping[str, Any] | None) -> None:
+        declared = declared_classes(metainfo or {}).get(self.task, self.num_classes)
+        if declared != self.num_classes:
+            raise ValueError(
+                f'num_classes of the IoUMetric of task {self.task!r} is {self.num_classes}, but the data set has '
+                f'{declared} classes; make them agree there or by num_classes=dict({self.task}={self.num_classes}) of '
+                f'the data set'
+            )
+        self._dataset_meta = metainfo
+
+    @property
     def class_names(self) -> list[str]:
         """Names of the classes, for the table."""
-        key = 'classes' if self.task == 'semseg' else f'{self.task}_classes'
-        names = self._class_names or (self.dataset_meta or {}).get(key)
-        if names is None or len(names) != self.num_classes:
-            names = range(self.num_classes)
+        names = self._class_names or (self.dataset_meta or {}).get(names_key(self.task), range(self.num_classes))
         return [str(name) for name in names]
 
     def init_state(self) -> State:

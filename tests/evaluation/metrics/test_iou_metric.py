@@ -128,11 +128,13 @@ def test_bad_arguments(arguments, message):
         IoUMetric('semseg', **arguments)
 
 
-def test_names_come_from_the_data_set_if_they_fit():
+def test_names_come_from_the_data_set_which_must_have_as_many():
     metric = IoUMetric('human_parts', num_classes=2)
     assert metric.class_names == ['0', '1']
     metric.dataset_meta = {'human_parts_classes': ('background', 'head'), 'classes': ('a', 'b')}
     assert metric.class_names == ['background', 'head']
-    metric.dataset_meta = {'human_parts_classes': ('background', 'head', 'torso')}
+    metric.dataset_meta = {'name': 'toy'}
     assert metric.class_names == ['0', '1']
+    with pytest.raises(ValueError, match=r"task 'human_parts' is 2, but the data set has 3 .*dict\(human_parts=2\)"):
+        metric.dataset_meta = {'human_parts_classes': ('background', 'head', 'torso')}
     assert IoUMetric('semseg', num_classes=2, class_names=('x', 'y')).class_names == ['x', 'y']

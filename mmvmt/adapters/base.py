@@ -69,6 +69,9 @@ class Method(nn.Module):
     per_task: bool = False
     """Whether the stream itself depends on the task, so that the encoder runs once per task."""
 
+    inside_drop_path: bool = False
+    """Whether drop path stands behind :meth:`adapt` of a branch, and so drops the adapter along with the branch."""
+
     is_merged: bool = False
     """Whether the method's effect is in the encoder's own weights at present, see :meth:`merge`."""
 
@@ -235,7 +238,8 @@ class Method(nn.Module):
         Args:
             site: Where.
             inputs: ``(..., site.in_channels)``. For a branch the stream before its norm, for a layer the layer's input.
-            outputs: ``(..., site.out_channels)``, what the frozen branch (after drop path) or layer puts out.
+            outputs: ``(..., site.out_channels)``, what the frozen layer puts out, or the branch: after drop path, or
+                before it where :attr:`inside_drop_path`.
             task: The task of this pass; None unless :attr:`per_task`.
             generated: What :meth:`generate` gave for this task.
 

@@ -80,9 +80,12 @@ def _fill(
     outputs: Tensor,
     tapped: list[Tensor] | None = None,
     batch_dim: int = 0,
+    inside_drop_path: bool | None = None,
 ) -> Tensor:
-    """Run the methods of a slot over a branch's or a layer's outputs."""
+    """Run the methods of a slot, or those of them on one side of drop path, over a branch's or a layer's outputs."""
     for fill in fills.get(slot, ()):
+        if inside_drop_path is not None and fill.method.inside_drop_path != inside_drop_path:
+            continue
         outputs, tap = fill.adapt(inputs, outputs, batch_dim)
         if tap is not None and tapped is not None:
             tapped.append(tap)
@@ -377,11 +380,16 @@ class SwinBlock(nn.Module):
             out, out_prompts = self.attn(self.norm1(x), hw, fills, _Prompts(self.norm1(prompts.tokens), carry))
             if carry:
                 before = prompts.tokens.repeat_interleave(x.shape[0] // prompts.tokens.shape[0], 0)
-                carried = before + _fill(fills, 'attn', before, self._drop_path(out_prompts))
-                carried = carried + _fill(fills, 'ffn', carried, self._drop_path(self._mlp(self.norm2(carried), fills)))
-        x = x + _fill(fills, 'attn', x, self._drop_path(out), tapped)
-        x = x + _fill(fills, 'ffn', x, self._drop_path(self._mlp(self.norm2(x), fills)), tapped)
+                carried = before + self._branch('attn', before, out_prompts, fills)
+                carried = carried + self._branch('ffn', carried, self._mlp(self.norm2(carried), fills), fills)
+        x = x + self._branch('attn', x, out, fills, tapped)
+        x = x + self._branch('ffn', x, self._mlp(self.norm2(x), fills), fills, tapped)
         return x, carried, tapped
+
+    def _branch(self, slot: str, x: Tensor, out: Tensor, fills: Fills, tapped: list[Tensor] | None = None) -> Tensor:
+        """What a residual branch adds to the stream x: its output through drop path, adapted on either side of it."""
+        out = _fill(fills, slot, x, out, tapped, inside_drop_path=True)
+        return _fill(fills, slot, x, self._drop_path(out), tapped, inside_drop_path=False)
 
     def _mlp(self, x: Tensor, fills: Fills) -> Tensor:
         (fc1, act, drop1), fc2, drop2 = self.ffn.layers

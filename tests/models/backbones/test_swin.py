@@ -175,6 +175,35 @@ def test_every_slot_is_called_with_its_widths(registered):
     assert not torch.allclose(out[1], expected[1])
 
 
+@pytest.mark.parametrize('inside', [False, True])
+def test_drop_path_takes_the_methods_along_that_stand_inside_of_it(registered, inside):
+    @registered
+    class Constant(Method):
+        positions = ('ffn', 'attn')
+        inside_drop_path = inside
+        value = 0.0
+
+        def adapt(self, site, inputs, outputs, task, generated):
+            return torch.full_like(outputs, self.value), None
+
+    last = dict(stages=(False, False, False, True), position=['attn', 'ffn'])
+    swin = tiny_swin(plugins=[dict(cfg=dict(type='Constant')) | last], drop_path_rate=0.5)
+    assert swin.stages[3].blocks[0].drop_path.drop_prob == 0.5
+    images = IMAGES.repeat(8, 1, 1, 1)
+
+    def last_stage(value):
+        Constant.value = value
+        torch.manual_seed(2)
+        return swin(images)['semseg'][3]
+
+    # The two branches add 1 each; inside of drop path each is either dropped or, for its half of the images, doubled.
+    added = {round(entry) for entry in (last_stage(1.0) - last_stage(0.0)).flatten().tolist()}
+    assert added == {2}
+    swin.train()
+    added = {round(entry) for entry in (last_stage(1.0) - last_stage(0.0)).flatten().tolist()}
+    assert added == ({0, 2, 4} if inside else {2})
+
+
 def test_a_per_task_method_runs_the_encoder_per_task_from_its_first_slot_on(registered):
     @registered
     class Shift(Method):

@@ -17,6 +17,7 @@ from mmvmt.structures import TASKS, MultiTaskDataSample, check_tasks
 
 from .checkpoint import check_model_checkpoint
 from .gradients_at_once import loss_with_gradients
+from .training_subset import TrainingSubset
 
 
 @MODELS.register_module()
@@ -64,6 +65,7 @@ class MultiTaskEncoderDecoder(BaseModel):
         self.test_cfg = self._checked_test_cfg(test_cfg)
         self.gradients_at_once = gradients_at_once
         self.active_tasks = self.trained_tasks = self.tasks
+        self._training_subset = TrainingSubset()
         unknown = sorted(set(train_cfg or {}) - {'tasks'})
         if unknown:
             raise ValueError(f'train_cfg has unknown keys {unknown}; known: tasks')
@@ -107,10 +109,11 @@ class MultiTaskEncoderDecoder(BaseModel):
         """Train only some tasks: what belongs to them alone, their heads and their parts of the adapters.
 
         What tasks share is frozen then, and the other tasks' parts too. Their heads are in evaluation mode and take no
-        part in the loss. Optimizers that exist already are not changed.
+        part in the loss. What was frozen before, such as norms of ``norm_cfg=dict(type='BN', requires_grad=False)``,
+        stays so in every case. Optimizers that exist already are not changed.
 
         Args:
-            tasks: Names of tasks; None, or all of them: everything that the config lets train.
+            tasks: Names of tasks; None, or all of them: everything that trained before.
 
         Raises:
             ValueError: A task is none of this model's, is listed twice, the list is empty, or an adapter does not say
@@ -118,10 +121,10 @@ class MultiTaskEncoderDecoder(BaseModel):
         """
         chosen = self.tasks if tasks is None else check_tasks(tasks, self.tasks)
         trained = tuple(task for task in self.tasks if task in chosen)
-        self.backbone.set_trained_tasks(None if trained == self.tasks else trained)
-        for task, head in self.heads.items():
-            for parameter in head.parameters():
-                parameter.requires_grad = task in trained
+        everything = trained == self.tasks
+        self.backbone.set_trained_tasks(None if everything else trained)
+        parts = (self.backbone, *(self.heads[task] for task in trained))
+        self._training_subset.set(self, None if everything else (p for part in parts for p in part.parameters()))
         self.trained_tasks = trained
         self.train(self.training)
 

@@ -9,9 +9,9 @@ from tiny import FOUR_TASKS, OUTPUTS, VMT, batch, model_cfg, perturb, tiny_model
 from torch import nn
 
 import mmvmt
-from mmvmt.adapters import Method
+from mmvmt.adapters import Method, VMTAdapter
 from mmvmt.apis.tasks import add_task, remove_task
-from mmvmt.registry import MODELS
+from mmvmt.registry import ADAPTERS, MODELS
 
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 NORM = dict(type='GN', num_groups=2)
@@ -207,6 +207,52 @@ def test_all_tasks_again_trains_what_the_config_says():
     model.set_trained_tasks(['normals', *FOUR_TASKS[:3]])
     assert flags(model) == declared
     assert model.trained_tasks == FOUR_TASKS
+
+
+def test_what_was_frozen_on_purpose_comes_back_frozen():
+    cfg = model_cfg()
+    cfg['heads']['semseg']['norm_cfg'] = dict(type='BN', requires_grad=False)
+    cfg['heads']['normals']['norm_cfg'] = dict(type='GN', num_groups=2, requires_grad=False)
+    model = MODELS.build(cfg)
+    model.heads['saliency'].predictor.requires_grad_(False)
+    next(model.backbone.adapters[0].parameters()).requires_grad = False
+    own = flags(model)
+    frozen = {name for name, trains in own.items() if not trains and name.startswith('heads')}
+    assert frozen == {
+        *(f'heads.{task}.fuse_norm.{part}' for task in ('semseg', 'normals') for part in ('weight', 'bias')),
+        'heads.saliency.predictor.weight',
+        'heads.saliency.predictor.bias',
+    }
+    for tasks in (['semseg'], ['saliency', 'normals'], None, ['human_parts'], None):
+        model.set_trained_tasks(tasks)
+        expected = own if tasks is None else {n: t and any(task in n for task in tasks) for n, t in own.items()}
+        assert flags(model) == expected, tasks
+    add_task(model, 'depth', HEAD)
+    assert all(trains == ('depth' in name) for name, trains in flags(model).items())
+    remove_task(model, 'depth')
+    assert flags(model) == own
+    assert flags(copy.deepcopy(model)) == own
+
+
+def test_a_constant_of_a_method_is_not_trained():
+    class Scaled(VMTAdapter):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.constant = nn.Parameter(torch.ones(3), requires_grad=False)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ADAPTERS.module_dict, 'Scaled', Scaled)
+        model = tiny_model(plugins=[dict(cfg=dict(type='Scaled', reduction=2))])
+    own = flags(model)
+    assert own['backbone.adapters.0.constant'] is False
+    assert all(
+        trains for name, trains in own.items() if name.startswith('backbone.adapters') and 'constant' not in name
+    )
+    declared = {id(p) for p in model.backbone.declared_parameters()}
+    assert all((id(p) in declared) == p.requires_grad for p in model.backbone.parameters())
+    model.set_trained_tasks(['normals'])
+    model.set_trained_tasks()
+    assert flags(model) == own
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from mmvmt.adapters.base import SLOTS, Method, Site
 from mmvmt.compat import is_exporting
 from mmvmt.models.checkpoint import load_encoder_checkpoint
 from mmvmt.models.frozen_linear import use_onednn
+from mmvmt.models.training_subset import TrainingSubset
 from mmvmt.registry import ADAPTERS, MODELS
 from mmvmt.structures import check_tasks
 
@@ -505,6 +506,8 @@ class AdaptedSwin(SwinTransformer):
         self._check_taps()
         for adapter in self.adapters:
             adapter.attach(self)
+        self._constants = frozenset(name for name, p in self.adapters.named_parameters() if not p.requires_grad)
+        self._training_subset = TrainingSubset()
         if self.plugins:
             self._freeze()
         self._frozen = frozenset(name for name, p in self.own_parameters().items() if not p.requires_grad)
@@ -595,20 +598,15 @@ class AdaptedSwin(SwinTransformer):
         return (set(self._frozen) | buffers) & set(self.state_dict())
 
     def set_trained_tasks(self, tasks: Sequence[str] | None) -> None:
-        """Let only the parts of some tasks train, and nothing that tasks share; None: all that the config lets train.
+        """Let only the parts of some tasks train, and nothing that tasks share; None: all that trained before.
 
         Raises:
             ValueError: A plugin does not say which of its parts belong to a task.
         """
-        if tasks is None:
-            for parameter in self.parameters():
-                parameter.requires_grad = True
-            for parameter in self.frozen_parameters().values():
-                parameter.requires_grad = False
-            return
-        chosen = {id(p) for adapter in self.adapters for task in tasks for p in adapter.task_parameters(task)}
-        for parameter in self.parameters():
-            parameter.requires_grad = id(parameter) in chosen
+        kept = None
+        if tasks is not None:
+            kept = [p for adapter in self.adapters for task in tasks for p in adapter.task_parameters(task)]
+        self._training_subset.set(self, kept)
 
     def add_task(self, task: str) -> None:
         """Give every adapter the parts of a further task.
@@ -933,7 +931,7 @@ class AdaptedSwin(SwinTransformer):
         """What trains: all parameters without plugins, else what those declare, and the output norms."""
         if not self.plugins:
             return list(self.parameters())
-        declared = self.adapter_parameters()
+        declared = [p for name, p in self.adapters.named_parameters() if name not in self._constants]
         for adapter in self.adapters:
             declared.extend(adapter.encoder_parameters(self))
         for index in self.out_indices:

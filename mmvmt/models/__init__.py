@@ -5,7 +5,7 @@ operators('mmseg.models')
 
 from .backbones import AdaptedSwin
 from .data_preprocessor import MultiTaskDataPreProcessor
-from .losses import L1PixelLoss, WeightedBCELoss
+from .losses import L1PixelLoss, PixelLoss, WeightedBCELoss
 from .multi_task_encoder_decoder import MultiTaskEncoderDecoder
 from .parameter_groups import GROUPS, parameter_groups
 from .task_heads import ClassesOutput, DeformableHead, DepthOutput, MLPHead, ProbabilityOutput, UnitVectorOutput
@@ -20,6 +20,7 @@ __all__ = [
     'MLPHead',
     'MultiTaskDataPreProcessor',
     'MultiTaskEncoderDecoder',
+    'PixelLoss',
     'ProbabilityOutput',
     'UnitVectorOutput',
     'WeightedBCELoss',

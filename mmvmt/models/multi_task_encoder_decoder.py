@@ -17,7 +17,11 @@ from mmvmt.structures import TASKS, MultiTaskDataSample, check_tasks
 
 from .checkpoint import check_model_checkpoint
 from .gradients_at_once import loss_with_gradients
+from .losses import sum_of_losses
 from .training_subset import TrainingSubset
+
+TaskLosses = tuple[str, Tensor, dict[str, Tensor]]
+"""A task, the loss that trains, and its terms without gradient."""
 
 
 @MODELS.register_module()
@@ -191,6 +195,10 @@ class MultiTaskEncoderDecoder(BaseModel):
 
         A task without a labelled pixel in the batch has a loss of zero that still reaches all its parameters.
 
+        Returns:
+            ``loss_<task>`` by task, and where a head has several losses each of them as ``<task>.<name>``, without
+            gradient and for the log alone.
+
         Raises:
             KeyError: A sample lacks the labels of a task.
             ValueError: A head has another number of classes than the data set, or a label is no class of it.
@@ -198,30 +206,34 @@ class MultiTaskEncoderDecoder(BaseModel):
         """
         at_once = self.gradients_at_once and len(self.trained_tasks) > 1
         compute = self._losses_at_once if at_once else self._losses
-        losses = {f'loss_{task}': loss for task, loss in compute(inputs, data_samples)}
+        losses, terms = {}, {}
+        for task, loss, of_task in compute(inputs, data_samples):
+            losses[f'loss_{task}'] = loss
+            if len(of_task) > 1:
+                # mmengine adds up whatever has `loss` in its name.
+                terms |= {f'{task}.{name.replace("loss", "").strip("_")}': value for name, value in of_task.items()}
         self._check_finite(losses, data_samples)
-        return losses
+        return losses | terms
 
-    def _losses(self, inputs: Tensor, data_samples: Sequence[MultiTaskDataSample]) -> Iterator[tuple[str, Tensor]]:
+    def _losses(self, inputs: Tensor, data_samples: Sequence[MultiTaskDataSample]) -> Iterator[TaskLosses]:
         logits = self.encode_decode(inputs, self.trained_tasks)
         for task, of_task in logits.items():
-            yield task, self.heads[task].loss(of_task, self._targets(task, data_samples))
+            losses = self.heads[task].losses(of_task, self._targets(task, data_samples))
+            yield task, sum_of_losses(losses), {name: loss.detach() for name, loss in losses.items()}
 
-    def _losses_at_once(
-        self, inputs: Tensor, data_samples: Sequence[MultiTaskDataSample]
-    ) -> Iterator[tuple[str, Tensor]]:
+    def _losses_at_once(self, inputs: Tensor, data_samples: Sequence[MultiTaskDataSample]) -> Iterator[TaskLosses]:
         features = dict(self.extract_feat(inputs, self.trained_tasks))
         for task in self.trained_tasks:
-            head, target = self.heads[task], self._targets(task, data_samples)
-            yield (
-                task,
-                loss_with_gradients(
-                    lambda maps, head=head, target=target: head.loss(head(maps), target),
-                    # Nothing else needs the features of this task.
-                    features.pop(task),
-                    [parameter for parameter in head.parameters() if parameter.requires_grad],
-                ),
-            )
+            head, target, terms = self.heads[task], self._targets(task, data_samples), {}
+
+            def compute(maps: Sequence[Tensor], head=head, target=target, terms=terms) -> Tensor:
+                losses = head.losses(head(maps), target)
+                terms.update({name: loss.detach() for name, loss in losses.items()})
+                return sum_of_losses(losses)
+
+            # Nothing else needs the features of this task.
+            maps, parameters = features.pop(task), [p for p in head.parameters() if p.requires_grad]
+            yield task, loss_with_gradients(compute, maps, parameters), terms
 
     def _targets(self, task: str, data_samples: Sequence[MultiTaskDataSample]) -> Tensor:
         for sample in data_samples:

@@ -1,3 +1,13 @@
-from .pixel import L1PixelLoss, WeightedBCELoss, mean_over_ranks, unit_length
+from .decode import decode_loss, loss_name, sum_of_losses
+from .pixel import L1PixelLoss, PixelLoss, WeightedBCELoss, mean_over_ranks, unit_length
 
-__all__ = ['L1PixelLoss', 'WeightedBCELoss', 'mean_over_ranks', 'unit_length']
+__all__ = [
+    'L1PixelLoss',
+    'PixelLoss',
+    'WeightedBCELoss',
+    'decode_loss',
+    'loss_name',
+    'mean_over_ranks',
+    'sum_of_losses',
+    'unit_length',
+]

@@ -36,8 +36,18 @@ def unit_length(vectors: Tensor, shortest: float = 1e-12) -> Tensor:
     return vectors / vectors.square().sum(dim=1, keepdim=True).clamp(min=shortest**2).sqrt()
 
 
+class PixelLoss(nn.Module):
+    """A loss that takes maps as data samples hold them, and is a mean over the valid pixels of all ranks by itself.
+
+    Losses that are none are called as mmseg's decode heads call theirs, see :func:`decode_loss`.
+    """
+
+    loss_name: str
+    """Name in the log; what has no ``loss`` in it is logged and does not train."""
+
+
 @MODELS.register_module()
-class WeightedBCELoss(nn.Module):
+class WeightedBCELoss(PixelLoss):
     r"""Binary cross-entropy with a weight w for positive and 1 - w for negative pixels, over N valid pixels.
 
     .. math:: L = -\frac{1}{N} \Big( w \sum_{y=1} \log p + (1 - w) \sum_{y=0} \log (1 - p) \Big)
@@ -50,6 +60,8 @@ class WeightedBCELoss(nn.Module):
     Raises:
         ValueError: ``positive_weight`` is out of range.
     """
+
+    loss_name = 'loss_bce'
 
     def __init__(
         self, positive_weight: float | str = 'balanced', loss_weight: float = 1.0, ignore_index: int = 255
@@ -74,13 +86,15 @@ class WeightedBCELoss(nn.Module):
 
 
 @MODELS.register_module()
-class L1PixelLoss(nn.Module):
+class L1PixelLoss(PixelLoss):
     """Mean absolute difference over the valid pixels and their channels.
 
     Args:
         unit_vectors: Whether predictions are normalised to unit length first (surface normals).
         loss_weight: Factor of the loss.
     """
+
+    loss_name = 'loss_l1'
 
     def __init__(self, unit_vectors: bool = False, loss_weight: float = 1.0) -> None:
         super().__init__()

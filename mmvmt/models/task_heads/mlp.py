@@ -12,6 +12,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from mmvmt.compat import is_exporting
+from mmvmt.models.losses import sum_of_losses
 from mmvmt.registry import MODELS
 
 from .outputs import TaskOutput
@@ -109,10 +110,14 @@ class MLPHead(BaseModule):
             return x
         return F.interpolate(x, size=tuple(size), mode='bilinear', align_corners=False)
 
-    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Loss of the logits, upsampled to the size of the target ``(B, C, H, W)``."""
+    def losses(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Losses of the logits by name, upsampled to the size of the target ``(B, C, H, W)``."""
         # Losses read class by class: in this memory order they need no copy of the many times larger upsampled logits.
-        return self.output.loss(self._upsample(logits.contiguous(), target.shape[2:]), target)
+        return self.output.losses(self._upsample(logits.contiguous(), target.shape[2:]), target)
+
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """The loss that trains, the sum of :meth:`losses`: a scalar."""
+        return sum_of_losses(self.losses(logits, target))
 
     def predict(self, logits: Tensor) -> Tensor:
         """Prediction from logits of any size."""

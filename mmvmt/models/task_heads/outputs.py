@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mmvmt.models.losses import mean_over_ranks, unit_length
-from mmvmt.registry import MODELS
+from mmvmt.models.losses import PixelLoss, decode_loss, loss_name, sum_of_losses, unit_length
+from mmvmt.registry import MODELS, TASK_UTILS
 from mmvmt.structures import IGNORE_INDEX
+
+LossConfig = dict[str, Any] | Sequence[dict[str, Any]]
 
 
 class TaskOutput(nn.Module):
@@ -17,20 +20,94 @@ class TaskOutput(nn.Module):
 
     Args:
         channels: Number of logits per pixel.
-        loss: Config of the loss.
+        loss: Config of the loss, or a list of them, which are added: ours, see :class:`~mmvmt.models.PixelLoss`, and
+            mmseg's, which give what they give in mmseg's decode heads.
+        sampler: Config of a pixel sampler of mmseg.
+
+    Raises:
+        ValueError: A loss cannot be computed from this output's logits and labels, or does not depend on the logits.
     """
 
     kind: str
     """The kind of label map that this output learns from, see :class:`mmvmt.structures.Task`."""
 
-    def __init__(self, channels: int, loss: dict[str, Any]) -> None:
+    ignore_index = IGNORE_INDEX
+    """Label that a pixel sampler leaves out."""
+
+    def __init__(self, channels: int, loss: LossConfig, sampler: dict[str, Any] | None = None) -> None:
         super().__init__()
         self.channels = channels
-        self.loss_module = MODELS.build(loss)
+        # By this name pixel samplers ask for it.
+        self.loss_decode = nn.ModuleList([MODELS.build(cfg) for cfg in ([loss] if isinstance(loss, dict) else loss)])
+        self.sampler = None if sampler is None else TASK_UTILS.build(dict(sampler, context=self))
+        if not any('loss' in loss_name(module) for module in self.loss_decode):
+            names = [loss_name(module) for module in self.loss_decode]
+            raise ValueError(f"{type(self).__name__} would not train: no loss has 'loss' in its loss_name, got {names}")
+        self._try_losses()
+
+    def losses(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Every loss by its name; losses of one name are added.
+
+        Args:
+            logits: ``(B, channels, H, W)``.
+            target: Of the same size, as in data samples.
+
+        Returns:
+            Scalars. Those train whose name has ``loss`` in it.
+        """
+        weight = None if self.sampler is None else self.sampler.sample(logits.float(), target)
+        values: dict[str, Tensor] = {}
+        labels = None
+        for loss in self.loss_decode:
+            if isinstance(loss, PixelLoss):
+                value = loss(logits, target)
+            else:
+                labels = self._labels(target) if labels is None else labels
+                value = decode_loss(loss, logits.float(), *labels, weight)
+            name = loss_name(loss)
+            values[name] = values[name] + value if name in values else value
+        return values
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Args: logits ``(B, channels, H, W)``; target of the same size, as in data samples. Returns a scalar."""
-        return self.loss_module(logits, target)
+        """The loss that trains, the sum of :meth:`losses`: a scalar."""
+        return sum_of_losses(self.losses(logits, target))
+
+    def _labels(self, target: Tensor) -> tuple[Tensor, Tensor]:
+        """The target as mmseg's losses take it, and ``(B, H, W)``, where it is known."""
+        if self.kind in ('classes', 'binary'):
+            target = target.squeeze(1)
+            return target.long(), target != IGNORE_INDEX
+        return target, (target != 0).any(dim=1)
+
+    def _try_losses(self) -> None:
+        """Compute every loss of mmseg once, on a few pixels, so that one that does not fit is told at the start."""
+        # As wide as no dimension of the logits, so that weights of classes cannot be taken for weights of columns.
+        shape = (2, 4, 5 + (self.channels == 5))
+        logits = torch.linspace(-1, 1, 2 * self.channels * shape[1] * shape[2], device='cpu').view(2, -1, *shape[1:])
+        target = logits.detach() + 2
+        if self.kind in ('classes', 'binary'):
+            target = torch.arange(target[:, 0].numel(), device='cpu').view(shape)[:, None] % max(self.channels, 2)
+            target[0, 0, 0, 0] = IGNORE_INDEX
+        for loss in self.loss_decode:
+            if isinstance(loss, PixelLoss):
+                continue
+            problem = None
+            with torch.enable_grad():
+                inputs = logits.clone().requires_grad_()
+                try:
+                    weight = None if self.sampler is None else self.sampler.sample(inputs, target)
+                    value = decode_loss(loss, inputs, *self._labels(target), weight, over_ranks=False)
+                    (gradient,) = torch.autograd.grad(value, inputs)
+                    if not gradient.any():
+                        problem = 'it does not depend on them'
+                # A loss meets what it is not made for by whatever its next operation raises.
+                except Exception as error:
+                    problem = f'{type(error).__name__}: {error}'
+            if problem is not None:
+                raise ValueError(
+                    f'{type(self).__name__} cannot learn its {self.channels} logits per pixel by '
+                    f'{type(loss).__name__}: {problem}; choose another loss, or other options of it'
+                )
 
     def predict(self, logits: Tensor) -> Tensor:
         """``(B, channels, H, W)`` logits to the prediction that a data sample holds."""
@@ -43,7 +120,8 @@ class ClassesOutput(TaskOutput):
 
     Args:
         num_classes: Number of classes, background included.
-        loss: A loss of mmseg that takes ``avg_factor`` and ``ignore_index``.
+        loss: Config of the loss, or a list of them; cross-entropy over the labelled pixels by default.
+        sampler: Config of a pixel sampler of mmseg, such as ``dict(type='mmseg.OHEMPixelSampler', thresh=0.7)``.
 
     Raises:
         ValueError: ``num_classes`` does not fit 8-bit labels.
@@ -51,15 +129,11 @@ class ClassesOutput(TaskOutput):
 
     kind = 'classes'
 
-    def __init__(self, num_classes: int, loss: dict[str, Any] | None = None) -> None:
+    def __init__(self, num_classes: int, loss: LossConfig | None = None, sampler: dict[str, Any] | None = None) -> None:
         if not 2 <= num_classes <= IGNORE_INDEX:
             raise ValueError(f'num_classes must be between 2 and {IGNORE_INDEX}, got {num_classes}')
-        super().__init__(num_classes, loss or dict(type='mmseg.CrossEntropyLoss', avg_non_ignore=True, loss_weight=1.0))
-
-    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        target = target.squeeze(1).long()
-        count = mean_over_ranks((target != IGNORE_INDEX).sum()).clamp(min=1)
-        return self.loss_module(logits.float(), target, avg_factor=count, ignore_index=IGNORE_INDEX)
+        default = dict(type='mmseg.CrossEntropyLoss', avg_non_ignore=True, loss_weight=1.0)
+        super().__init__(num_classes, loss or default, sampler)
 
     def predict(self, logits: Tensor) -> Tensor:
         return logits.argmax(dim=1, keepdim=True).to(torch.uint8)
@@ -70,12 +144,12 @@ class ProbabilityOutput(TaskOutput):
     """One logit to a probability ``(B, 1, H, W)`` in 0..1: saliency and edges.
 
     Args:
-        loss: Config of the loss; balanced cross-entropy by default.
+        loss: Config of the loss, or a list of them; balanced cross-entropy by default.
     """
 
     kind = 'binary'
 
-    def __init__(self, loss: dict[str, Any] | None = None) -> None:
+    def __init__(self, loss: LossConfig | None = None) -> None:
         super().__init__(1, loss or dict(type='mmvmt.WeightedBCELoss', positive_weight='balanced'))
 
     def predict(self, logits: Tensor) -> Tensor:
@@ -87,12 +161,12 @@ class UnitVectorOutput(TaskOutput):
     """Three logits to unit vectors ``(B, 3, H, W)``: surface normals.
 
     Args:
-        loss: Config of the loss; L1 on unit vectors by default.
+        loss: Config of the loss, or a list of them; L1 on unit vectors by default.
     """
 
     kind = 'vectors'
 
-    def __init__(self, loss: dict[str, Any] | None = None) -> None:
+    def __init__(self, loss: LossConfig | None = None) -> None:
         super().__init__(3, loss or dict(type='mmvmt.L1PixelLoss', unit_vectors=True))
 
     def predict(self, logits: Tensor) -> Tensor:
@@ -104,12 +178,12 @@ class DepthOutput(TaskOutput):
     """One logit to metres ``(B, 1, H, W)``, not below zero.
 
     Args:
-        loss: Config of the loss; L1 in metres by default.
+        loss: Config of the loss, or a list of them; L1 in metres by default.
     """
 
     kind = 'metric'
 
-    def __init__(self, loss: dict[str, Any] | None = None) -> None:
+    def __init__(self, loss: LossConfig | None = None) -> None:
         super().__init__(1, loss or dict(type='mmvmt.L1PixelLoss'))
 
     def predict(self, logits: Tensor) -> Tensor:

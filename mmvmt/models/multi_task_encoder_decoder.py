@@ -13,7 +13,7 @@ from mmengine.structures import PixelData
 from torch import Tensor, nn
 
 from mmvmt.registry import MODELS
-from mmvmt.structures import TASKS, MultiTaskDataSample, check_tasks
+from mmvmt.structures import IGNORE_INDEX, TASKS, MultiTaskDataSample, check_tasks
 
 from .checkpoint import check_model_checkpoint
 from .gradients_at_once import loss_with_gradients
@@ -243,7 +243,7 @@ class MultiTaskEncoderDecoder(BaseModel):
                     f"list the task in the data set's tasks"
                 )
         target = torch.stack([sample.gt.get(task) for sample in data_samples])
-        if TASKS[task].kind == 'classes':
+        if self.heads[task].output.kind == 'classes':
             self._check_classes(task, target, data_samples)
         return target
 
@@ -260,7 +260,7 @@ class MultiTaskEncoderDecoder(BaseModel):
         # Readers keep to what a data set declares; of others the values have to be looked at, which costs a GPU a stop.
         if None not in declared:
             return
-        wrong = ((target >= classes) & (target != TASKS[task].ignore)).flatten(1)
+        wrong = ((target >= classes) & (target != IGNORE_INDEX)).flatten(1)
         if wrong.any():
             index = int(wrong.any(dim=1).nonzero()[0])
             label, sample = int(target[index].flatten()[wrong[index]][0]), data_samples[index]

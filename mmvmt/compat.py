@@ -113,7 +113,7 @@ def safe_globals(allowed: Sequence[type | Callable]) -> Iterator[None]:
         torch.serialization.add_safe_globals(before)
 
 
-def resume_batches(loop: Any, sampler: Any) -> None:
+def resume_batches(loop: Any, sampler: Any, reseeded: bool = False) -> None:
     """Let a training loop that goes on at iteration ``loop.iter`` draw its batches from the sampler as it is now.
 
     The onedl loop draws its first batch when it needs it, and calls ``sampler.skip``. Upstream's has been drawing since
@@ -121,11 +121,13 @@ def resume_batches(loop: Any, sampler: Any) -> None:
     every batch that was trained already only to pass over it. Here it passes over nothing, then draws anew.
 
     Args:
-        loop: mmengine's ``IterBasedTrainLoop``.
+        loop: mmengine's training loop.
         sampler: The sampler of its data loader, with a method ``skip(num_samples)``.
+        reseeded: Whether the sampler has another seed than the loop was built with.
     """
     drawing = getattr(loop, 'dataloader_iterator', None)
-    if loop.iter == 0 or drawing is None or hasattr(drawing, 'skip_iter'):
+    # A loop by epochs draws when an epoch begins.
+    if drawing is None or hasattr(drawing, 'skip_iter') or (loop.iter == 0 and not reseeded):
         return
     sampler.skip(loop.iter * loop.dataloader.batch_size)
     loop.dataloader_iterator = _after(loop.iter, type(drawing), loop.dataloader)

@@ -43,6 +43,8 @@ class SeededInfiniteSampler(Sampler):
     Position p of the stream (counted over all ranks) is the same sample with the same augmentation seed whatever the
     number of workers, and whether or not the run was interrupted.
 
+    A loop by epochs gets one permutation at a time: :class:`mmvmt.engine.RandomnessHook` calls :meth:`start_epoch`.
+
     Args:
         dataset: The data set.
         shuffle: Whether each pass has a new order.
@@ -63,6 +65,7 @@ class SeededInfiniteSampler(Sampler):
         self.shuffle = shuffle
         self.seed = sync_random_seed() if seed is None else seed
         self.start = 0
+        self._epoch: tuple[int, int] | None = None
 
     def skip(self, num_samples: int) -> None:
         """Start after this many samples of this rank, as mmengine's training loop asks on a resume.
@@ -74,10 +77,41 @@ class SeededInfiniteSampler(Sampler):
             raise ValueError(f'num_samples must not be negative, got {num_samples}')
         self.start = num_samples
 
+    def start_epoch(self, epoch: int, batch_size: int, drop_last: bool = False, batches_done: int = 0) -> None:
+        """Let the next iteration over the sampler end with the epoch, after as many batches on every rank.
+
+        Every image comes once in an epoch. Only where an image more would make a batch more on some of the ranks, which
+        the others would wait for in vain, the remainder (fewer images than ranks, others in every epoch) is left out.
+
+        Args:
+            epoch: Its number, from 0.
+            batch_size: Of one rank.
+            drop_last: Whether the loader leaves out an incomplete batch.
+            batches_done: Batches of this epoch that were trained before an interruption.
+
+        Raises:
+            ValueError: There are fewer images than ranks.
+        """
+        share, rest = divmod(self.size, self.world_size)
+        if not share:
+            raise ValueError(f'{self.size} training images cannot be dealt to {self.world_size} processes; use fewer')
+        full = batch_size if drop_last else 1
+        same_batches = (share + batch_size - full) // batch_size == (share + 1 + batch_size - full) // batch_size
+        if same_batches and self.rank < rest:
+            share += 1
+        self._epoch = epoch, share
+        self.skip(batches_done * batch_size)
+
     def __iter__(self) -> Iterator[SampleKey]:
-        position = self.rank + self.start * self.world_size
+        # In the stream, of all ranks. What is left out at the end of an epoch is passed over.
+        begin, end = 0, None
+        if self._epoch is not None:
+            epoch, share = self._epoch
+            begin = epoch * self.size
+            end = begin + self.rank + share * self.world_size
+        position = begin + self.rank + self.start * self.world_size
         order, order_epoch = None, -1
-        while True:
+        while end is None or position < end:
             epoch, offset = divmod(position, self.size)
             if epoch != order_epoch:
                 order, order_epoch = self._order(epoch), epoch
@@ -91,5 +125,5 @@ class SeededInfiniteSampler(Sampler):
         return torch.randperm(self.size, generator=generator)
 
     def __len__(self) -> int:
-        """Length of the data set."""
-        return self.size
+        """Images of a pass that every rank has at least: from it follow the batches of an epoch."""
+        return self.size // self.world_size

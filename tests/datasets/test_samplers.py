@@ -4,6 +4,7 @@ import pickle
 import pytest
 from distributed import run_ranks
 from mmengine.dataset import RepeatDataset
+from torch.utils.data import BatchSampler
 
 from mmvmt.datasets.samplers import SampleKey, SeededInfiniteSampler, derive_seed
 
@@ -54,6 +55,51 @@ def test_ranks_deal_one_stream_among_them():
     whole = take(SeededInfiniteSampler(range(5), seed=5), 16)
     first, second = run_ranks(keys_of_rank, 2)
     assert [key for pair in zip(first, second) for key in pair] == whole[4:16]
+
+
+def epoch_of_ranks(size, world_size, **options):
+    """What each rank sees of epoch 2."""
+    samplers = [SeededInfiniteSampler(range(size), seed=5) for _ in range(world_size)]
+    for rank, sampler in enumerate(samplers):
+        sampler.rank, sampler.world_size = rank, world_size
+        sampler.start_epoch(2, **options)
+    return samplers, [[(int(key), key.seed) for key in sampler] for sampler in samplers]
+
+
+@pytest.mark.parametrize('drop_last', [False, True])
+def test_ranks_end_an_epoch_together_and_no_image_comes_twice(drop_last):
+    for size, world_size, batch_size in itertools.product(range(4, 14), range(1, 5), range(1, 5)):
+        case = dict(size=size, world_size=world_size, batch_size=batch_size, drop_last=drop_last)
+        samplers, keys = epoch_of_ranks(**case)
+        batches = {len(BatchSampler(of_rank, batch_size, drop_last)) for of_rank in keys}
+        # What a loop counts on: the length of the loader.
+        assert batches == {len(BatchSampler(samplers[0], batch_size, drop_last))}, case
+        seen = [index for of_rank in keys for index, _ in of_rank]
+        assert len(set(seen)) == len(seen) > size - world_size, case
+
+
+@pytest.mark.parametrize(
+    'size, world_size, batch_size, drop_last, seen',
+    [(9, 1, 2, False, 9), (9, 2, 3, False, 9), (9, 2, 2, False, 8), (9, 2, 2, True, 9), (9, 2, 5, True, 8)],
+)
+def test_an_image_is_left_out_only_where_it_would_make_a_batch_of_some_ranks(
+    size, world_size, batch_size, drop_last, seen
+):
+    _, keys = epoch_of_ranks(size, world_size, batch_size=batch_size, drop_last=drop_last)
+    assert sum(map(len, keys)) == seen
+
+
+def test_epochs_are_the_passes_of_the_stream():
+    whole = take(SeededInfiniteSampler(range(7), seed=5), 21)
+    _, (first, second) = epoch_of_ranks(7, 2, batch_size=2)
+    assert [key for pair in itertools.zip_longest(first, second) for key in pair if key] == whole[14:]
+    _, (rest, _) = epoch_of_ranks(7, 2, batch_size=2, batches_done=1)
+    assert rest == first[2:]
+
+
+def test_more_ranks_than_images_have_no_epochs():
+    with pytest.raises(ValueError, match='2 training images cannot be dealt to 3 processes; use fewer'):
+        epoch_of_ranks(2, 3, batch_size=1)
 
 
 def test_a_key_travels_to_workers_with_its_seed():

@@ -23,7 +23,7 @@ from mmvmt.datasets import PASCALContextMT
 from mmvmt.engine.run_config import add_trust_argument
 from mmvmt.models import parameter_groups
 from mmvmt.models.parameter_groups import count
-from mmvmt.structures import TASKS
+from mmvmt.structures import TASKS, NormalsAxes
 from mmvmt.visualization import colorize
 from mmvmt.visualization.drawing import PALETTES, robust_range
 
@@ -47,14 +47,8 @@ PARTS = {
     'frozen': 'frozen',
 }
 """Names of the groups of parameters, in the order of the table."""
-DIRECTIONS = {
-    'right': (1, 0, 0),
-    'left': (-1, 0, 0),
-    'up': (0, 1, 0),
-    'down': (0, -1, 0),
-    'to the viewer': (0, 0, 1),
-}
-"""Normals whose colours the legend shows: x to the right, y up, z towards the viewer."""
+DIRECTIONS = ('right', 'left', 'up', 'down', 'to the viewer')
+"""Normals whose colours the legend shows."""
 
 CSS = """
 #maps {display: grid; grid-template-columns: repeat(auto-fill, minmax(min(360px, 100%), 1fr)); gap: 16px;}
@@ -144,7 +138,8 @@ def legend(task: str, label_map: np.ndarray, classes: int) -> str:
             for index in present
         ]
     elif kind == 'vectors':
-        vectors = np.array(list(DIRECTIONS.values()), np.float32)[None]
+        # Drawn in one set of axes, whichever the map has.
+        vectors = np.array([[NormalsAxes().direction(name) for name in DIRECTIONS]], np.float32)
         entries = [_swatch(color, name) for color, name in zip(colorize(task, vectors)[0], DIRECTIONS)]
     else:
         low, high = robust_range([label_map]) if kind == 'metric' else (0.0, 1.0)
@@ -215,7 +210,7 @@ def compute(inferencer: MultiTaskInferencer, path: str) -> Result:
     return Result(
         cv2.cvtColor(prediction.image, cv2.COLOR_BGR2RGB),
         # Tensors say by their shape where the channels are; an array three pixels wide would not.
-        {task: colorize(task, prediction.sample.pred.get(task)) for task in maps},
+        {task: colorize(task, prediction.sample.pred.get(task), axes=inferencer.axes) for task in maps},
         {task: legend(task, maps[task], inferencer.model.heads[task].output.channels) for task in maps},
         seconds,
     )

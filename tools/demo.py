@@ -33,7 +33,7 @@ from mmvmt.apis import (
 )
 from mmvmt.engine.provenance import run_record
 from mmvmt.evaluation.evaluator import delta_m
-from mmvmt.structures import TASKS
+from mmvmt.structures import TASKS, NormalsAxes
 from mmvmt.visualization import draw_multi_task
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -228,7 +228,7 @@ def draw(demo: Demo, runs: dict[str, list[dict]]) -> Path:
         for method in reversed(METHODS):
             folder = demo.out / runs[method][0]['predictions']
             rows[method] = {t: read_prediction(folder, t, sample.img_id) for t in demo_tasks(sample)}
-        sections.append(draw_multi_task(image, rows))
+        sections.append(draw_multi_task(image, rows, axes=NormalsAxes.of(sample)))
     width = max(section.shape[1] for section in sections)
     padded = [np.pad(s, ((0, 0), (0, width - s.shape[1]), (0, 0)), constant_values=255) for s in sections]
     # All scenes have one size, and so have the sections: two side by side.

@@ -30,7 +30,7 @@ from mmvmt.datasets.transforms import LoadMultiTaskAnnotations, LoadMultiTaskIma
 from mmvmt.engine.run_config import add_trust_argument
 from mmvmt.models import MultiTaskEncoderDecoder
 from mmvmt.registry import TRANSFORMS
-from mmvmt.structures import TASKS, MultiTaskDataSample, check_tasks, save_predictions
+from mmvmt.structures import TASKS, MultiTaskDataSample, NormalsAxes, check_tasks, save_predictions
 from mmvmt.visualization import MultiTaskVisualizer
 
 IMAGE_SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
@@ -187,8 +187,9 @@ class MultiTaskInferencer:
         if pipeline is None:
             pipeline = _DEFAULT_PIPELINE if cfg is None else _test_pipeline(cfg)
         self._loader, self._transforms = _build_pipeline(pipeline)
-        if weights is not None:
-            load_weights(model, weights, trusted)
+        meta = {} if weights is None else load_weights(model, weights, trusted)
+        self.axes = NormalsAxes.of(meta.get('dataset_meta')) or NormalsAxes()
+        """Axes of the normals: those that the file of weights says the model was trained on, else PASCAL_MT's."""
         self.model = (model if device is None else model.to(device)).eval()
         self.show_progress = show_progress
 
@@ -267,7 +268,7 @@ class MultiTaskInferencer:
             print_log(_unreadable(failures), logger='current', level=logging.WARNING)
 
     def _load(self, item: _Item) -> dict[str, Any]:
-        results = dict(img_id=item.name)
+        results = dict(img_id=item.name, **self.axes.meta)
         if item.path is not None:
             if not osp.isfile(item.path):
                 raise FileNotFoundError(f'picture {item.path!r} does not exist')

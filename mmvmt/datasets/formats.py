@@ -166,8 +166,8 @@ def read_normals(path: str, valid: np.ndarray | None = None) -> np.ndarray:
         valid: ``(H, W)`` bool, see :func:`normals_validity`; None: valid everywhere.
 
     Returns:
-        ``(H, W, 3)`` float32: x to the right, y up, z towards the viewer; the zero vector where the code is grey and
-        where it is not valid.
+        ``(H, W, 3)`` float32, in the axes of the file (see :class:`mmvmt.structures.NormalsAxes`); the zero vector
+        where the code is grey and where it is not valid.
 
     Raises:
         FileNotFoundError: There is no such file.

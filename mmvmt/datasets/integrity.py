@@ -12,6 +12,7 @@ import numpy as np
 
 from mmvmt.structures import TASKS
 
+from .axes import axes_evidence
 from .pascal_context_mt import PASCALContextMT
 from .transforms import LoadMultiTaskAnnotations, LoadMultiTaskImage
 
@@ -117,6 +118,13 @@ def check_sample(info: dict, deep: bool) -> dict[str, FileReport]:
         if not reports[task].unreadable:
             reports[task].read = 1
             _measure(reports[task], task, results[TASKS[task].gt_key])
+    if 'normals' in reports and reports['normals'].read:
+        normals = results['gt_normals']
+        masks = (results[key] for key in ('gt_semseg', 'gt_saliency', 'gt_human_parts') if key in results)
+        objects = next(
+            (mask for mask in masks if mask.shape == normals.shape[:2]), np.zeros(normals.shape[:2], np.uint8)
+        )
+        reports['normals'].totals.update(axes_evidence(normals, objects))
     return reports
 
 

@@ -8,7 +8,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from mmengine.dataset import BaseDataset
 
 from mmvmt.registry import DATASETS
-from mmvmt.structures import HUMAN_PARTS_PALETTE, check_tasks, declared_classes, voc_palette, with_classes
+from mmvmt.structures import (
+    HUMAN_PARTS_PALETTE,
+    NormalsAxes,
+    check_tasks,
+    declared_classes,
+    voc_palette,
+    with_classes,
+)
 
 from .cache import check_cache_dir
 from .formats import PART_GROUPS
@@ -56,7 +63,8 @@ class PASCALContextMT(BaseDataset):
         pascal-context/trainval/ID.mat    normals (where they are valid), edge
 
     A sample enters the pipeline with ``img_path``, ``img_id``, ``tasks``, ``label_paths`` (by task; for normals the
-    pair of both files), ``num_classes`` (by task), ``cache_dir`` and ``sample_idx``.
+    pair of both files), ``num_classes`` (by task), ``cache_dir``, ``normals_x`` and ``normals_y`` (the axes of normals)
+    and ``sample_idx``.
 
     With ``human_parts`` as the only task, images without a labelled part are replaced by others while training
     (``drop_unlabelled``, see :class:`mmvmt.datasets.transforms.LoadMultiTaskAnnotations`); in test mode they stay, and
@@ -73,7 +81,8 @@ class PASCALContextMT(BaseDataset):
             ``ImageSets/Context/{split}.txt``.
         pipeline: Transforms.
         test_mode: Keep every sample.
-        metainfo: Additions to :attr:`METAINFO`.
+        metainfo: Additions to :attr:`METAINFO`, such as other axes of normals: ``normals_x='left'`` or ``'right'``,
+            ``normals_y='up'`` or ``'down'``.
         num_classes: Number of classes by task, background included, where the files hold others than PASCAL VOC's:
             ``dict(semseg=40)``. Default: as many as the meta information has names (``classes``). A map with a larger
             index is refused, and so are a head and a metric with another number.
@@ -97,7 +106,7 @@ class PASCALContextMT(BaseDataset):
         'palette': voc_palette(len(VOC_CLASSES)),
         'human_parts_classes': ('background', *PART_GROUPS),
         'human_parts_palette': list(HUMAN_PARTS_PALETTE),
-        'normals_y': 'up',
+        **NormalsAxes().meta,
     }
     FOLDERS: dict[str, tuple[str, ...]] = {
         'semseg': ('semseg/VOC12', 'semseg/pascal-context'),
@@ -189,6 +198,7 @@ class PASCALContextMT(BaseDataset):
         if 'normals' in self.tasks:
             context = self._folder("where normals are valid (task 'normals')", CONTEXT_FOLDER)
         num_classes = declared_classes(self.metainfo)
+        axes = NormalsAxes.of(self.metainfo).meta
         drop_unlabelled = self.tasks == ('human_parts',) and not self.test_mode
 
         samples = []
@@ -205,6 +215,7 @@ class PASCALContextMT(BaseDataset):
                     'num_classes': num_classes,
                     'drop_unlabelled': drop_unlabelled,
                     'cache_dir': self.cache_dir,
+                    **axes,
                 }
             )
         return samples

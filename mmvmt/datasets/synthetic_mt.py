@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 from mmvmt.registry import DATASETS
 
 from .pascal_context_mt import PASCALContextMT
+
+MANIFEST = 'synthetic.json'
+"""What the writer of a rendered folder says about it."""
 
 
 @DATASETS.register_module()
@@ -15,9 +23,26 @@ class SyntheticMT(PASCALContextMT):
 
         depth/ID.npy                      depth: float32 metres along the view axis, 0 where unknown
 
+    The axes of normals are those that ``synthetic.json`` in the folder names; where it names none, x points to the
+    right.
+
     Args: as :class:`PASCALContextMT`.
     """
 
     METAINFO = PASCALContextMT.METAINFO | {'dataset_type': 'synthetic_mt'}
     FOLDERS = PASCALContextMT.FOLDERS | {'depth': ('depth',)}
     TASKS = tuple(FOLDERS)
+
+    def __init__(self, data_root: str, *args: Any, metainfo: Mapping | None = None, **kwargs: Any) -> None:
+        super().__init__(data_root, *args, metainfo={**_declared(Path(data_root)), **(metainfo or {})}, **kwargs)
+
+
+def _declared(data_root: Path) -> dict[str, str]:
+    """The x axis of the normals in a rendered folder."""
+    manifest = data_root / MANIFEST
+    if not manifest.is_file():
+        return {}
+    try:
+        return {'normals_x': json.loads(manifest.read_text(encoding='utf-8')).get('normals_x', 'right')}
+    except (AttributeError, ValueError) as error:
+        raise ValueError(f'{manifest} is no manifest of a rendered folder ({error}); render it again') from error

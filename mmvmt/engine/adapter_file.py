@@ -27,6 +27,7 @@ from mmvmt.models.identity import (
     fingerprint,
     method_record,
 )
+from mmvmt.structures import NormalsAxes
 
 from .files import write_atomically
 from .provenance import package_versions
@@ -46,8 +47,8 @@ class AdapterFile(NamedTuple):
     Args:
         manifest: ``version`` of the format; ``method``, the plugins with their options; ``tasks``; ``heads``, by task
             ``type``, ``kind`` of map and ``channels`` of the output; ``encoder``, its fingerprints by storage;
-            ``half``; ``metrics`` and the ``iteration`` that they and the weights are of; ``versions`` of packages;
-            ``sha256`` of the tensors.
+            ``half``; ``dataset_meta``, the axes of normals; ``metrics`` and the ``iteration`` that they and the weights
+            are of; ``versions`` of packages; ``sha256`` of the tensors.
         tensors: By their names in the model's state dict.
     """
 
@@ -81,6 +82,7 @@ def save_adapter(
     metrics: Mapping[str, float] | None = None,
     iteration: int | None = None,
     weights: Mapping[str, Tensor] | None = None,
+    axes: NormalsAxes | None = None,
 ) -> dict[str, Any]:
     """Write what was trained of a model into a file, atomically.
 
@@ -92,6 +94,7 @@ def save_adapter(
         metrics: Figures of an evaluation, such as ``{'semseg/mIoU': 67.2}``.
         iteration: Number of training iterations.
         weights: Values by name to write instead of the model's own, such as averaged ones.
+        axes: Axes of the normals that the model was trained on.
 
     Returns:
         The manifest.
@@ -119,6 +122,7 @@ def save_adapter(
         heads=_describe_heads(model),
         encoder=encoder_fingerprints(encoder),
         half=half,
+        dataset_meta={} if axes is None else axes.meta,
         metrics={key: _figure(value) for key, value in (metrics or {}).items()},
         iteration=iteration,
         versions=package_versions(_PACKAGES),

@@ -22,7 +22,7 @@ from mmvmt.compat import check_records_graphs
 from mmvmt.models.backbones.swin import AdaptedSwin, Fills, ShiftedWindowAttention, _Prompts
 from mmvmt.models.multi_task_encoder_decoder import MultiTaskEncoderDecoder
 from mmvmt.models.task_heads import MLPHead
-from mmvmt.structures import TASKS, check_tasks
+from mmvmt.structures import TASKS, NormalsAxes, check_tasks
 from mmvmt.version import __version__
 
 AXES = {0: 'batch', 2: 'height', 3: 'width'}
@@ -190,6 +190,7 @@ class MultiTaskGraph(nn.Module):
             uint8 in the channel order that the data preprocessor takes (BGR in all shipped configs), and the graph
             normalises it.
         logits: Put out logits ``(B, C, H, W)`` instead of maps.
+        axes: Axes of the normals that the model was trained on, to be written into the file; None: those of PASCAL_MT.
 
     Raises:
         ValueError: A task is unknown, or the model has something that has no place in such a graph: another encoder
@@ -204,12 +205,14 @@ class MultiTaskGraph(nn.Module):
         tasks: Sequence[str] | None = None,
         normalised: bool = False,
         logits: bool = False,
+        axes: NormalsAxes | None = None,
     ) -> None:
         super().__init__()
         self.tasks = model.tasks if tasks is None else check_tasks(tasks, model.tasks)
         _check_exportable(model, normalised)
         self.normalised = normalised
         self.logits = logits
+        self.axes = axes or NormalsAxes()
         preprocessor = model.data_preprocessor
         if not normalised:
             self.bgr_to_rgb = preprocessor.bgr_to_rgb
@@ -230,10 +233,11 @@ class MultiTaskGraph(nn.Module):
                 module.adap_padding = ConstantPadding(module.adap_padding)
 
     def description(self) -> dict[str, str]:
-        """What goes into a file beside the graph: the kind of input, and by task the kind of map and its channels."""
+        """What goes into a file beside the graph: the kind of input; by task kind, channels, and axes of normals."""
         order = 'as it enters the encoder' if self.normalised else 'BGR' if self.bgr_to_rgb else 'RGB'
         outputs = {
             task: dict(kind='logits' if self.logits else TASKS[task].kind, channels=head.output.channels)
+            | (self.axes.meta if TASKS[task].kind == 'vectors' else {})
             for task, head in self.heads.items()
         }
         return dict(input=f'{"float32" if self.normalised else "uint8"}, {order}', outputs=json.dumps(outputs))

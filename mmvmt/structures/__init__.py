@@ -1,6 +1,7 @@
 from .classes import declared_classes, names_key, with_classes
 from .map_files import encode_map, save_predictions
 from .multi_task_data_sample import MultiTaskDataSample
+from .normals_axes import NormalsAxes
 from .palettes import HUMAN_PARTS_PALETTE, voc_palette
 from .tasks import IGNORE_INDEX, TASKS, Task, check_tasks
 
@@ -9,6 +10,7 @@ __all__ = [
     'IGNORE_INDEX',
     'TASKS',
     'MultiTaskDataSample',
+    'NormalsAxes',
     'Task',
     'check_tasks',
     'declared_classes',

@@ -7,9 +7,12 @@ import os.path as osp
 
 import cv2
 import numpy as np
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from .multi_task_data_sample import MultiTaskDataSample
+from .normals_axes import NormalsAxes
 from .tasks import TASKS
 
 
@@ -22,7 +25,7 @@ def encode_map(task: str, prediction: Tensor) -> np.ndarray:
 
     Returns:
         Classes ``(H, W)`` uint8; probabilities ``(H, W)`` uint8, ``255 p``; normals ``(H, W, 3)`` uint8 RGB, ``255 (n
-        + 1) / 2``; depth ``(H, W)`` float32 in metres.
+        + 1) / 2`` in their own axes; depth ``(H, W)`` float32 in metres.
     """
     array = prediction.cpu().numpy()
     kind = TASKS[task].kind
@@ -37,6 +40,9 @@ def encode_map(task: str, prediction: Tensor) -> np.ndarray:
 
 def save_predictions(sample: MultiTaskDataSample, out_dir: str) -> list[str]:
     """Write every predicted map of a sample to ``out_dir/TASK/ID.png`` (depth: ``.npy``).
+
+    Files of normals say their axes as ``normals_x`` and ``normals_y`` in the text chunks of the PNG, where the sample's
+    meta information does.
 
     Args:
         sample: A sample with ``pred`` and the meta information ``img_id``.
@@ -54,8 +60,14 @@ def save_predictions(sample: MultiTaskDataSample, out_dir: str) -> list[str]:
         path = osp.join(out_dir, task, str(sample.img_id) + ('.npy' if array.dtype == np.float32 else '.png'))
         # Ids of some data sets name folders themselves.
         os.makedirs(osp.dirname(path), exist_ok=True)
+        axes = NormalsAxes.of(sample) if TASKS[task].kind == 'vectors' else None
         if array.dtype == np.float32:
             np.save(path, array)
+        elif axes is not None:
+            text = PngInfo()
+            for key, value in axes.meta.items():
+                text.add_text(key, value)
+            Image.fromarray(array).save(path, pnginfo=text)
         elif not cv2.imwrite(path, array[..., ::-1] if array.ndim == 3 else array):
             raise OSError(f'could not write {path}; check the folder and the free space')
         paths.append(path)

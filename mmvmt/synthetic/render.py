@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mmvmt.structures import NormalsAxes
+
 from . import raster
 from .classes import CONTEXT_IDS, PART_LABELS, PART_NAMES, PERSON, VOC_CLASSES
 from .primitives import Draw
@@ -16,6 +18,7 @@ from .scene import Scene, compose, compose_object
 from .shading import Shader, sample_noise
 
 MIN_SIZE = 32
+_CAMERA_AXES = NormalsAxes(x='right', y='up')
 _MAX_DEPTH = 100.0
 # Where the additional rays of pixels on outlines go, in pixels from the middle.
 _SHIFTS = ((0.31, 0.13), (-0.13, 0.31), (-0.31, -0.13), (0.13, -0.31))
@@ -46,8 +49,8 @@ class Sample:
         semseg: ``(H, W)`` uint8 VOC classes, 0 to 20.
         human_parts: ``(H, W)`` uint8, 0 background to 6 lower legs.
         saliency: ``(H, W)`` uint8, 1 on the most prominent object.
-        normals: ``(H, W, 3)`` float32 unit vectors in camera coordinates (x right, y up, z towards the viewer), the
-            zero vector where there is no surface.
+        normals: ``(H, W, 3)`` float32 unit vectors in the axes of PASCAL_MT (:class:`mmvmt.structures.NormalsAxes`: x
+            to the left, y up, z to the viewer), the zero vector where there is no surface.
         depth: ``(H, W)`` float32 metres along the view axis, 0 where there is no surface.
         edge: ``(H, W)`` uint8, 1 on the outlines of objects and surfaces.
         label_map: ``(H, W)`` uint16, of the 459 context classes.
@@ -174,7 +177,7 @@ class _Frame:
             semseg=classes[self._entity],
             human_parts=_PART_CLASS[part],
             saliency=np.zeros(shape, np.uint8) if salient is None else salient.astype(np.uint8),
-            normals=np.ascontiguousarray(self._normals.T).reshape(*shape, 3),
+            normals=_CAMERA_AXES.convert(np.ascontiguousarray(self._normals.T), NormalsAxes()).reshape(*shape, 3),
             depth=depth,
             edge=_outlines(self._entity),
             label_map=contexts[self._entity],

@@ -20,6 +20,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from scipy.io import savemat
 
+from mmvmt.structures import NormalsAxes
+
 from .classes import VOC_CLASSES
 from .render import Sample, check_size, render_object, render_scene
 
@@ -110,7 +112,7 @@ def write_pascal_mt(
     height, width = check_size(size)
     _check_counts(dict(train=train, val=val), seed, jobs)
     out = Path(out)
-    arguments = dict(layout='PASCAL_MT', train=train, val=val, size=[height, width], seed=seed)
+    arguments = dict(layout='PASCAL_MT', train=train, val=val, size=[height, width], seed=seed, **NormalsAxes().meta)
     folders = [part.parent for part in _pascal_mt_files(Path(), 'ID').values()]
     _claim(out, arguments, overwrite)
     for folder in folders:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from mmvmt.structures import HUMAN_PARTS_PALETTE, IGNORE_INDEX, TASKS, check_tasks, voc_palette
+from mmvmt.structures import HUMAN_PARTS_PALETTE, IGNORE_INDEX, TASKS, NormalsAxes, check_tasks, voc_palette
 
 Map = np.ndarray | torch.Tensor
 
@@ -28,17 +28,21 @@ MIN_CELL = 128
 WHITE, TEXT_COLOR, FRAME_COLOR = (255, 255, 255), (40, 40, 40), (190, 190, 190)
 
 
-def colorize(task: str, label_map: Map, depth_range: tuple[float, float] | None = None) -> np.ndarray:
+def colorize(
+    task: str, label_map: Map, depth_range: tuple[float, float] | None = None, axes: NormalsAxes | None = None
+) -> np.ndarray:
     """Colour one map of a task, truth or prediction.
 
     Classes get the colours of :data:`PALETTES`; binary maps and probabilities grays, white is 1; normals
-    ``(n + 1) / 2``, so that an unknown one is mid gray; depth the colour map magma, near is dark. Unknown pixels of all
+    ``(n + 1) / 2`` in PASCAL_MT's axes, so that a colour means the same direction whatever axes the map has, and an
+    unknown one is mid gray; depth the colour map magma, near is dark. Unknown pixels of all
     but normals are hatched in light gray.
 
     Args:
         task: Name of the task.
         label_map: ``(H, W)``, ``(1, H, W)``, or for normals ``(H, W, 3)`` array or ``(3, H, W)``.
         depth_range: Depths in metres that get the ends of the colour map. Default: the 2nd and 98th percentile.
+        axes: Axes of normals; None: those of PASCAL_MT.
 
     Returns:
         ``(H, W, 3)`` uint8, RGB.
@@ -58,7 +62,8 @@ def colorize(task: str, label_map: Map, depth_range: tuple[float, float] | None 
         picture = np.repeat(gray[..., None], 3, axis=2)
         return _hatch(picture, label_map == IGNORE_INDEX) if labels else picture
     if kind == 'vectors':
-        return _to_bytes((label_map + 1) / 2)
+        vectors = label_map if axes is None else axes.convert(label_map, NormalsAxes())
+        return _to_bytes((vectors + 1) / 2)
     known = label_map > 0
     low, high = depth_range or robust_range([label_map])
     scaled = np.clip((label_map - low) / max(high - low, 1e-6), 0, 1)
@@ -76,7 +81,12 @@ def robust_range(depth_maps: Sequence[Map]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def draw_multi_task(image: np.ndarray, rows: Mapping[str, Mapping[str, Map]], title: str | None = None) -> np.ndarray:
+def draw_multi_task(
+    image: np.ndarray,
+    rows: Mapping[str, Mapping[str, Map]],
+    title: str | None = None,
+    axes: NormalsAxes | None = None,
+) -> np.ndarray:
     """Draw an image and the maps of its tasks in one labelled picture.
 
     The first column is the image, then comes one column per task, in the order in which the rows name them. All maps
@@ -88,6 +98,7 @@ def draw_multi_task(image: np.ndarray, rows: Mapping[str, Mapping[str, Map]], ti
         rows: ``{name of the row: {task: map}}``, such as ``{'truth': {...}, 'prediction': {...}}``; maps as in
             :func:`colorize`. All depth maps share one range, and so can be compared.
         title: A line above everything.
+        axes: Axes of normals, as in :func:`colorize`.
 
     Returns:
         The picture, ``(H', W', 3)`` uint8, RGB.
@@ -106,7 +117,7 @@ def draw_multi_task(image: np.ndarray, rows: Mapping[str, Mapping[str, Map]], ti
     cells = {('', 'input'): image}
     for name, maps in rows.items():
         for task, label_map in maps.items():
-            cells[name, task] = colorize(task, label_map, depth_range)
+            cells[name, task] = colorize(task, label_map, depth_range, axes)
 
     font = _font(int(np.clip(width / 11, 11, 26)))
     line = int(font.size * 1.7)

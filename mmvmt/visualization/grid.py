@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 from PIL import Image, ImageDraw
 
-from mmvmt.structures import TASKS
+from mmvmt.structures import TASKS, NormalsAxes
 
 from .drawing import TEXT_COLOR, WHITE, Map, _font, _shorten, colorize
 
@@ -18,6 +18,7 @@ def draw_grid(
     maps: Mapping[str, Map],
     columns: int | None = None,
     depth_range: tuple[float, float] | None = None,
+    axes: NormalsAxes | None = None,
 ) -> np.ndarray:
     """Draw a picture and its coloured maps, each with its name above it, in cells of the picture's own size.
 
@@ -27,6 +28,7 @@ def draw_grid(
         columns: Cells of a row; None: as many as there are rows, or one more.
         depth_range: Depths in metres at the ends of the colour map, see :func:`mmvmt.visualization.colorize`; fixed
             ones keep the colours of a film from flickering.
+        axes: Axes of normals, as in :func:`mmvmt.visualization.colorize`.
 
     Returns:
         The picture, uint8 RGB: ``columns * W`` wide, and per row H and a line of text high. Both are even, as films
@@ -37,7 +39,7 @@ def draw_grid(
     """
     cells = [('input', image)]
     for task, label_map in maps.items():
-        cell = colorize(task, label_map, depth_range if TASKS[task].kind == 'metric' else None)
+        cell = colorize(task, label_map, depth_range if TASKS[task].kind == 'metric' else None, axes)
         if cell.shape != image.shape:
             raise ValueError(
                 f'the map of task {task!r} has {cell.shape[0]} x {cell.shape[1]} pixels, the picture has '

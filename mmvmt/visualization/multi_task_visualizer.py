@@ -8,7 +8,7 @@ from mmengine.dist import is_main_process
 from mmengine.visualization import Visualizer
 
 from mmvmt.registry import VISUALIZERS
-from mmvmt.structures import TASKS, MultiTaskDataSample
+from mmvmt.structures import TASKS, MultiTaskDataSample, NormalsAxes
 
 from .drawing import draw_multi_task
 
@@ -16,6 +16,8 @@ from .drawing import draw_multi_task
 @VISUALIZERS.register_module()
 class MultiTaskVisualizer(Visualizer):
     """Draws input, truth and prediction of all tasks of a sample in one labelled picture.
+
+    Normals are drawn by the axes in the sample's meta information.
 
     Arguments are those of :class:`mmengine.visualization.Visualizer`.
 
@@ -80,4 +82,5 @@ class MultiTaskVisualizer(Visualizer):
                 maps = data_sample.get(side)
                 # A sample keeps its fields in no order: the table of tasks has one.
                 rows[row] = {task: maps.get(task) for task in TASKS if task in maps}
-        return draw_multi_task(image, rows, title)
+        axes = None if data_sample is None else NormalsAxes.of(data_sample)
+        return draw_multi_task(image, rows, title, axes)

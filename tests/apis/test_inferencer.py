@@ -59,6 +59,17 @@ def assert_same(a, b):
         np.testing.assert_array_equal(a[task], expected)
 
 
+@pytest.mark.parametrize('declared', [{}, dict(normals_x='right', normals_y='up')])
+def test_axes_of_normals_are_those_of_the_weights(tiny_config, trained, tmp_path, declared):
+    checkpoint = torch.load(trained, weights_only=True) | dict(meta=dict(dataset_meta=declared))
+    torch.save(checkpoint, tmp_path / 'model.pth')
+    inferencer = MultiTaskInferencer(str(tiny_config), str(tmp_path / 'model.pth'), show_progress=False)
+    expected = declared or dict(normals_x='left', normals_y='up')
+    assert inferencer.axes.meta == expected
+    (prediction,) = inferencer.predict(picture())
+    assert {key: prediction.sample.get(key) for key in expected} == expected
+
+
 def test_an_array_gives_its_maps_at_its_size(inferencer, model):
     image = picture()
     maps = inferencer(image)

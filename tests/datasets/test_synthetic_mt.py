@@ -1,4 +1,5 @@
 import io
+import json
 
 import numpy as np
 import pytest
@@ -37,6 +38,31 @@ def test_training_keeps_the_metres_of_what_stays_in_the_picture(scenes):
         depth = packed['data_samples'].gt.depth
         assert depth.shape == (1, 128, 128)
         assert set(depth.ravel().tolist()) <= plain | {0}
+
+
+@pytest.mark.parametrize(
+    'manifest, metainfo, x',
+    [
+        ({'normals_x': 'left'}, {}, 'left'),
+        ({'version': 1}, {}, 'right'),
+        ({'normals_x': 'left'}, {'normals_x': 'right'}, 'right'),
+        (None, {}, 'left'),
+    ],
+)
+def test_the_folder_declares_its_axes(pascal_mt, manifest, metainfo, x):
+    if manifest is not None:
+        (pascal_mt.root / 'synthetic.json').write_text(json.dumps(manifest))
+    dataset = dataset_of(pascal_mt.root, ['normals'], metainfo=metainfo)
+    assert dataset.metainfo['normals_x'] == x
+    info = dataset.get_data_info(0)
+    assert (info['normals_x'], info['normals_y']) == (x, 'up')
+
+
+@pytest.mark.parametrize('text', ['', '[]', '{"normals_x": "up"}'])
+def test_a_damaged_manifest_is_named(pascal_mt, text):
+    (pascal_mt.root / 'synthetic.json').write_text(text)
+    with pytest.raises(ValueError, match=r'synthetic.json is no manifest|normals_x must be'):
+        dataset_of(pascal_mt.root, ['normals'])
 
 
 def test_other_tasks_are_those_of_the_real_data_set(scenes):

@@ -147,7 +147,8 @@ def test_legends_of_ranges(web):
     saliency = colors_of(web.legend('saliency', np.zeros((2, 2), np.float32), 1))
     assert (saliency[0], saliency[-1]) == ((0, 0, 0), (255, 255, 255))
     normals = dict(zip(web.DIRECTIONS, colors_of(web.legend('normals', np.zeros((3, 2, 2), np.float32), 3))))
-    assert normals['right'] == (255, 128, 128)
+    assert normals['left'] == (255, 128, 128)
+    assert normals['right'] == (0, 128, 128)
     assert normals['up'] == (128, 255, 128)
     assert normals['to the viewer'] == (128, 128, 255)
     depth = np.linspace(1, 5, 101, dtype=np.float32)[None]

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -6,6 +8,7 @@ from tiny import FOUR_TASKS, VMT, model_cfg, perturb, tiny_model
 from mmvmt.compat import RECORDS_GRAPHS
 from mmvmt.models.export import MultiTaskGraph, example_images, export_graph, save_onnx
 from mmvmt.registry import MODELS
+from mmvmt.structures import NormalsAxes
 
 FIVE_TASKS = (*FOUR_TASKS, 'depth')
 # Batch, height, width: whole windows; one window; odd edges; smaller than a window.
@@ -23,6 +26,13 @@ METHODS = {
     'PHMAdapter': dict(type='mmvmt.PHMAdapter', n=4),
     'PolyhistorLite': dict(type='mmvmt.PolyhistorLite', rank=2, embedding=5, hidden=16, code=6),
 }
+
+
+def test_the_description_names_the_axes_of_normals():
+    graph = MultiTaskGraph(small_model(), axes=NormalsAxes('right', 'down'))
+    outputs = json.loads(graph.description()['outputs'])
+    assert outputs['normals'] == dict(kind='vectors', channels=3, normals_x='right', normals_y='down')
+    assert 'normals_x' not in outputs['semseg']
 
 
 def small_model(tasks=('semseg', 'normals'), plugins=(VMT,)):

@@ -3,8 +3,9 @@ import numpy as np
 import pytest
 import torch
 from mmengine.structures import PixelData
+from PIL import Image
 
-from mmvmt.structures import MultiTaskDataSample, save_predictions
+from mmvmt.structures import MultiTaskDataSample, NormalsAxes, save_predictions
 
 
 @pytest.fixture
@@ -36,6 +37,18 @@ def test_maps_come_back(sample, tmp_path):
     normals = 2.0 * rgb.transpose(2, 0, 1) / 255 - 1
     assert np.abs(normals - sample.pred.normals.numpy()).max() <= 1 / 255 + 1e-6
     assert np.array_equal(np.load(tmp_path / 'depth/a_1.npy'), sample.pred.depth[0].numpy())
+
+
+@pytest.mark.parametrize('axes', [None, NormalsAxes(), NormalsAxes('right', 'down')], ids=str)
+def test_files_of_normals_name_their_axes(sample, tmp_path, axes):
+    if axes is not None:
+        sample.set_metainfo(axes.meta)
+    save_predictions(sample, str(tmp_path))
+    with Image.open(tmp_path / 'normals/a_1.png') as picture:
+        assert NormalsAxes.of(picture.info) == axes
+        normals = 2.0 * np.asarray(picture).transpose(2, 0, 1) / 255 - 1
+    # In these axes, whichever they are: a file can be compared with those of the data set.
+    assert np.abs(normals - sample.pred.normals.numpy()).max() <= 1 / 255 + 1e-6
 
 
 def test_an_unwritable_folder_is_an_error(sample, tmp_path, monkeypatch):

@@ -123,7 +123,7 @@ def test_normals_agree_with_the_slope_of_depth(samples):
     checked = 0
     for sample in samples:
         floor = sample.label_map == CONTEXT_IDS['floor']
-        # 1 / depth is linear in the pixel on a plane: its gradient is proportional to the normal's (x, -y).
+        # 1 / depth is linear in the pixel on a plane: its gradient is proportional to the normal's (-x, -y).
         inverse = 1 / np.where(sample.depth > 0, sample.depth, np.nan)
         slope_y, slope_x = np.gradient(inverse.astype(np.float64))
         inner = floor.copy()
@@ -134,7 +134,7 @@ def test_normals_agree_with_the_slope_of_depth(samples):
         if inner.sum() < 100:
             continue
         n = sample.normals[inner]
-        along = np.stack([slope_x[inner], -slope_y[inner]])
+        along = np.stack([-slope_x[inner], -slope_y[inner]])
         # A floor is below the camera, so that inverse depth grows downwards, against the normal's y.
         cosine = (n[:, :2].T * -along).sum(0) / np.linalg.norm(n[:, :2], axis=1) / np.linalg.norm(along, axis=0)
         assert np.median(cosine) > 0.999

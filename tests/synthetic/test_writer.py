@@ -8,6 +8,7 @@ from PIL import Image
 from scipy.io import loadmat
 
 from mmvmt.datasets import PASCALContextMT
+from mmvmt.structures import NormalsAxes
 from mmvmt.synthetic import render_scene, write_classification, write_pascal_mt
 from mmvmt.synthetic.classes import PART_LABELS, VOC_CLASSES
 
@@ -54,6 +55,10 @@ def test_lists_name_disjoint_ids_whose_files_exist(root):
     expected = {f'{folder}/{i}.{end}' for folder, end in FOLDERS.items() for i in ids['train'] + ids['val']}
     expected |= {'ImageSets/Context/train.txt', 'ImageSets/Context/val.txt', 'synthetic.json'}
     assert set(contents(root)) == expected
+
+
+def test_the_manifest_names_the_axes_of_normals(root):
+    assert NormalsAxes.of(json.loads((root / 'synthetic.json').read_text())) == NormalsAxes('left', 'up')
 
 
 def test_images_are_jpegs_of_the_scenes(root):

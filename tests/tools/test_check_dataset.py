@@ -177,6 +177,25 @@ def test_negated_normals(check, folder):
     assert 'warning, train: normals point away from the viewer' in output
 
 
+@pytest.mark.parametrize('x, y', [('left', 'up'), ('right', 'up'), ('left', 'down'), ('right', 'down')])
+def test_axes_of_normals_are_estimated(check, tmp_path, x, y):
+    ids = [f'{number:06d}' for number in range(12)]
+    folder = build_folder(tmp_path / 'balls', train=ids, val=ids[:1])
+    row, column = np.mgrid[-1:1:40j, -1.5:1.5:60j]
+    inside = row**2 + column**2 < 1
+    ball = np.stack([column, row, np.sqrt(np.clip(1 - row**2 - column**2, 0, None))], axis=2) * inside[..., None]
+    ball[..., 0] *= dict(left=-1, right=1)[x]
+    ball[..., 1] *= dict(up=-1, down=1)[y]
+    for img_id in ids:
+        Image.fromarray(np.rint((ball + 1) * 127.5).astype(np.uint8)).save(folder.path('normals', img_id))
+        Image.fromarray(inside.astype(np.uint8)).save(folder.path('semseg', img_id))
+    code, output = check('--split', 'train', '--tasks', 'semseg', 'normals', root=folder.root)
+    assert code == 0
+    assert 'train: axes of normals as declared: x left, y up, z to the viewer' in output
+    assert ("warning, train: the normals of this split look as if normals_x were 'right'" in output) == (x == 'right')
+    assert ("warning, train: the normals of this split look as if normals_y were 'down'" in output) == (y == 'down')
+
+
 def test_synthetic_folder(check, folder):
     (folder.root / 'synthetic.json').write_text('{}')
     code, output = check()

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmvmt.structures import voc_palette
+from mmvmt.structures import NormalsAxes, voc_palette
 from mmvmt.visualization.drawing import (
     HATCH_COLORS,
     PALETTES,
@@ -105,6 +105,16 @@ class TestColorize:
     @pytest.mark.parametrize('value', [0, 3])
     def test_constant_depth(self, value):
         assert colorize('depth', np.full((8, 8), value, np.float32)).shape == (8, 8, 3)
+
+    def test_colours_of_normals_mean_the_same_direction_in_all_axes(self):
+        names = ('left', 'right', 'up', 'down', 'to the viewer')
+        pictures = [
+            colorize('normals', np.array([[axes.direction(name) for name in names]], np.float32), axes=axes)
+            for axes in (NormalsAxes(), NormalsAxes('right', 'up'), NormalsAxes('left', 'down'))
+        ]
+        expected = [(255, 128, 128), (0, 128, 128), (128, 255, 128), (128, 0, 128), (128, 128, 255)]
+        for picture in pictures:
+            assert [tuple(color) for color in picture[0].tolist()] == expected
 
     @pytest.mark.parametrize('width', [3, 5])
     def test_layouts_of_normals_agree(self, width):

@@ -66,6 +66,17 @@ def test_draws_what_is_there_and_wanted(sides, options, rows):
     np.testing.assert_array_equal(MultiTaskVisualizer.draw_datasample(image, sample, **options), expected)
 
 
+def test_normals_are_drawn_by_the_axes_of_the_sample():
+    image, sample = scene(('gt',))
+    sample.set_metainfo(dict(normals_x='right', normals_y='up'))
+    drawn = MultiTaskVisualizer.draw_datasample(image, sample)
+    normals = sample.gt.normals.clone()
+    normals[0] *= -1
+    sample.gt.normals = normals
+    sample.set_metainfo(dict(normals_x='left'))
+    np.testing.assert_array_equal(drawn, MultiTaskVisualizer.draw_datasample(image, sample))
+
+
 def test_image_alone():
     image, _ = scene(())
     np.testing.assert_array_equal(MultiTaskVisualizer.draw_datasample(image), draw_multi_task(image, {}))

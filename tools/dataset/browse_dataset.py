@@ -15,7 +15,7 @@ from rich.progress import track
 import mmvmt  # noqa: F401  makes the scope known before the config is read
 from mmvmt.datasets.samplers import SampleKey, derive_seed
 from mmvmt.engine.run_config import set_data_root
-from mmvmt.structures import TASKS
+from mmvmt.structures import TASKS, NormalsAxes
 from mmvmt.visualization.drawing import draw_multi_task
 
 
@@ -43,7 +43,7 @@ def draw_sample(packed: dict) -> np.ndarray:
     if sample.get('flip'):
         title += ', flipped'
     ordered = {task: maps[task] for task in TASKS if task in maps}
-    return draw_multi_task(image, {'ground truth': ordered}, title=title)
+    return draw_multi_task(image, {'ground truth': ordered}, title, NormalsAxes.of(sample))
 
 
 def sample_keys(dataset: BaseDataset, number: int, img_ids: list[str] | None, seed: int) -> list[SampleKey]:

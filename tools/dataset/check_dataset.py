@@ -18,8 +18,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from mmvmt.datasets import PASCALContextMT, SyntheticMT
+from mmvmt.datasets.axes import contradictions
 from mmvmt.datasets.integrity import FileReport, check_sample, describe_layout
-from mmvmt.structures import TASKS, check_tasks
+from mmvmt.structures import TASKS, NormalsAxes, check_tasks
 
 EXPECTED_SIZES = {'train': 4998, 'val': 5105}
 LISTED = 10
@@ -119,6 +120,19 @@ def _print_reports(console: Console, split: str, reports: dict[str, FileReport],
     return damaged
 
 
+def _print_axes(console: Console, dataset: PASCALContextMT, report: FileReport) -> None:
+    """Say where the normals' axes point by declaration, and warn where the maps say otherwise."""
+    declared = NormalsAxes.of(dataset.metainfo)
+    console.print(f'{dataset.split}: axes of normals as declared: {declared}', soft_wrap=True)
+    for key, value in contradictions(report.totals, declared).items():
+        console.print(
+            f'warning, {dataset.split}: the normals of this split look as if {key} were {value!r}: objects face left '
+            f"on their left side, floors face up; if pictures of browse_dataset.py agree, declare it by the data set's "
+            f'metainfo=dict({key}={value!r})',
+            soft_wrap=True,
+        )
+
+
 def _problems(number: int) -> str:
     return '1 problem' if number == 1 else f'{number} problems'
 
@@ -204,6 +218,8 @@ def main(argv: list[str] | None = None) -> int:
         ids[split] = {dataset.get_data_info(index)['img_id'] for index in range(len(dataset))}
         reports = _check_split(dataset, args.jobs, args.sample, console)
         damaged += _print_reports(console, split, reports, args.list_all)
+        if 'normals' in reports:
+            _print_axes(console, dataset, reports['normals'])
     shared = set.intersection(*ids.values()) if len(ids) > 1 else set()
     if shared:
         console.print(f'warning: {len(shared)} images are in both splits, such as {min(shared)}')

@@ -21,7 +21,7 @@ from mmvmt.apis.weights import build_model, load_weights
 from mmvmt.engine.run_config import add_trust_argument
 from mmvmt.models import MultiTaskEncoderDecoder
 from mmvmt.models.export import MultiTaskGraph, example_images, export_graph, save_onnx
-from mmvmt.structures import TASKS
+from mmvmt.structures import TASKS, NormalsAxes
 
 SUFFIXES = {'onnx': '.onnx', 'torch-export': '.pt2'}
 Outputs = Sequence[np.ndarray]
@@ -137,9 +137,10 @@ def main(argv: list[str] | None = None) -> int:
         model = build_model(cfg)
         if not isinstance(model, MultiTaskEncoderDecoder):
             raise TypeError(f'only a MultiTaskEncoderDecoder can be exported, got {type(model).__name__}')
-        load_weights(model, args.checkpoint, args.trust_checkpoint)
+        meta = load_weights(model, args.checkpoint, args.trust_checkpoint)
+        axes = NormalsAxes.of(meta.get('dataset_meta')) or NormalsAxes()
         tasks = split_tasks(args.tasks)
-        graph = MultiTaskGraph(model, tasks=tasks, normalised=args.normalised, logits=args.logits)
+        graph = MultiTaskGraph(model, tasks=tasks, normalised=args.normalised, logits=args.logits, axes=axes)
         program = export_graph(graph, height=args.height, width=args.width, dynamic=args.dynamic)
     except (OSError, ImportError, TypeError, ValueError) as error:
         print(error, file=sys.stderr)

@@ -11,6 +11,7 @@ import mmvmt  # noqa: F401  makes the scope known before the config is read
 from mmvmt.apis.weights import build_model, load_weights
 from mmvmt.engine.adapter_file import HALF_DTYPES, save_adapter
 from mmvmt.engine.run_config import add_trust_argument
+from mmvmt.structures import NormalsAxes
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -60,7 +61,14 @@ def main(argv: list[str] | None = None) -> int:
         model = build_model(cfg)
         meta = load_weights(model, args.checkpoint, args.trust_checkpoint)
         iteration = meta.get('iter', meta.get('iteration'))
-        manifest = save_adapter(model, args.out, half=args.half, metrics=metrics, iteration=iteration)
+        manifest = save_adapter(
+            model,
+            args.out,
+            half=args.half,
+            metrics=metrics,
+            iteration=iteration,
+            axes=NormalsAxes.of(meta.get('dataset_meta')),
+        )
     except (OSError, TypeError, ValueError) as error:
         print(f'export_adapter.py: {error}', file=sys.stderr)
         return 1

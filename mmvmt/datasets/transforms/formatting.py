@@ -27,6 +27,8 @@ META_KEYS = (
     'flip',
     'flip_direction',
     'rotation',
+    'normals_x',
+    'normals_y',
 )
 """Meta information kept by default."""
 

@@ -12,6 +12,7 @@ from mmcv.transforms import BaseTransform
 from mmcv.transforms.utils import cache_randomness
 
 from mmvmt.registry import TRANSFORMS
+from mmvmt.structures import NormalsAxes
 
 from .label_maps import (
     flip_label,
@@ -60,8 +61,9 @@ class MultiTaskRandomFlip(BaseTransform):
 
 @TRANSFORMS.register_module()
 class MultiTaskRandomRotate(BaseTransform):
-    """Rotate about the centre of the image, keeping its size. Normals turn along, about the z axis.
+    """Rotate about the centre of the image, keeping its size. Normals turn along, about the z axis, in their own axes.
 
+    Required keys, where there are normals: ``normals_x``, ``normals_y``, see :class:`mmvmt.structures.NormalsAxes`.
     What comes from outside the image is unknown in the label maps and ``pad_val`` in the image.
 
     Modified keys: ``img``, ``gt_*``. Added key: ``rotation`` (degrees, counter-clockwise).
@@ -90,15 +92,26 @@ class MultiTaskRandomRotate(BaseTransform):
         return random.uniform(*self.degree) if random.random() < self.prob else 0.0
 
     def transform(self, results: dict) -> dict:
-        """Rotate or leave the sample."""
+        """Rotate or leave the sample.
+
+        Raises:
+            KeyError: There are normals whose axes nobody has declared.
+        """
         angle = results['rotation'] = self._draw()
         if angle == 0:
             return results
+        axes = NormalsAxes.of(results)
+        if axes is None and 'gt_normals' in results:
+            raise KeyError(
+                f'image {results.get("img_id")!r} has normals, but normals_x and normals_y do not say where their axes '
+                f"point, and so which way they turn; the data set declares them in its samples, as PASCALContextMT's "
+                f"metainfo=dict(normals_x='left', normals_y='up') does"
+            )
         height, width = results['img'].shape[:2]
         matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), angle, 1.0)
         results['img'] = rotate_channels(results['img'], matrix, self.pad_val)
         for task in labelled_tasks(results):
-            results[task.gt_key] = rotate_label(task, results[task.gt_key], matrix, angle)
+            results[task.gt_key] = rotate_label(task, results[task.gt_key], matrix, axes)
         return results
 
     def __repr__(self) -> str:

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from mmvmt.datasets.vectors import known_vectors, unit_vectors
-from mmvmt.structures import TASKS, Task
+from mmvmt.structures import TASKS, NormalsAxes, Task
 
 # Opposite neighbours can cancel; a sum shorter than this has no direction.
 _SHORTEST_SUM = 1e-3
@@ -43,22 +43,21 @@ def resize_label(task: Task, label: np.ndarray, width: int, height: int) -> np.n
     return unit_vectors(vectors, _SHORTEST_SUM, known)
 
 
-def rotate_label(task: Task, label: np.ndarray, matrix: np.ndarray, angle: float) -> np.ndarray:
+def rotate_label(task: Task, label: np.ndarray, matrix: np.ndarray, axes: NormalsAxes | None) -> np.ndarray:
     """Rotate a map, keeping its size; what comes from outside is unknown.
 
     Args:
         task: The task of the map.
         label: ``(H, W)`` or ``(H, W, 3)``.
         matrix: ``(2, 3)`` affine matrix of OpenCV, from source to target pixels.
-        angle: The angle of ``matrix``, in degrees, counter-clockwise. Vectors turn by it about the z axis.
+        axes: Axes of vectors, which turn with the picture about the z axis; other maps need none.
     """
     size = label.shape[1::-1]
     if task.kind != 'vectors':
         return cv2.warpAffine(label, matrix, size, flags=cv2.INTER_NEAREST, borderValue=task.ignore)
     known = cv2.warpAffine(known_vectors(label), matrix, size, flags=cv2.INTER_NEAREST, borderValue=0)
     vectors = unit_vectors(rotate_channels(label, matrix, (0, 0, 0)), _SHORTEST_SUM, known)
-    cos, sin = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
-    return cv2.transform(vectors, np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]]))
+    return cv2.transform(vectors, axes.turn(matrix[:, :2]))
 
 
 def rotate_channels(array: np.ndarray, matrix: np.ndarray, border: Sequence[float]) -> np.ndarray:

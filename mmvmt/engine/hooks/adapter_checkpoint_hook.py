@@ -13,6 +13,7 @@ from mmengine.model import is_model_wrapper
 from mmvmt.engine.adapter_file import save_adapter
 from mmvmt.models.identity import encoder_of
 from mmvmt.registry import HOOKS
+from mmvmt.structures import NormalsAxes
 
 
 @HOOKS.register_module()
@@ -78,6 +79,12 @@ class AdapterCheckpointHook(Hook):
         runner.call_hook('before_save_checkpoint', checkpoint=checkpoint)
         path = osp.join(runner.work_dir, self.filename)
         save_adapter(
-            model, path, half=self.half, metrics=self._metrics, iteration=iteration, weights=checkpoint['state_dict']
+            model,
+            path,
+            half=self.half,
+            metrics=self._metrics,
+            iteration=iteration,
+            weights=checkpoint['state_dict'],
+            axes=NormalsAxes.of(getattr(runner.train_dataloader.dataset, 'metainfo', None)),
         )
         print_log(f'adapter file: {path}, {osp.getsize(path) / 2**20:.1f} MiB', logger='current')

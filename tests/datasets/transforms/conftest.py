@@ -27,4 +27,6 @@ def results():
         gt_edge=rng.integers(0, 2, shape, dtype=np.uint8),
         gt_normals=vectors.astype(np.float32),
         gt_depth=depth,
+        normals_x='left',
+        normals_y='up',
     )

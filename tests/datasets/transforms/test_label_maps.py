@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from mmvmt.datasets.transforms import label_maps
-from mmvmt.structures import TASKS
+from mmvmt.structures import TASKS, NormalsAxes
 
 SCALAR_TASKS = [task for task in TASKS.values() if task.kind != 'vectors']
 NORMALS = TASKS['normals']
@@ -83,20 +83,30 @@ def quarter_turn(shape):
 @pytest.mark.parametrize('task', SCALAR_TASKS, ids=lambda task: task.name)
 def test_quarter_turn_of_a_square(task, results):
     label = results[task.gt_key][:24, :24]
-    turned = label_maps.rotate_label(task, label, quarter_turn((24, 24)), 90)
+    turned = label_maps.rotate_label(task, label, quarter_turn((24, 24)), None)
     np.testing.assert_array_equal(turned, np.rot90(label))
 
 
-def test_quarter_turn_of_normals_turns_right_to_up():
+@pytest.mark.parametrize(
+    'axes, x_becomes, y_becomes',
+    [
+        (NormalsAxes('right', 'up'), (0, 1), (-1, 0)),
+        (NormalsAxes('left', 'up'), (0, -1), (1, 0)),
+        (NormalsAxes('right', 'down'), (0, -1), (1, 0)),
+        (NormalsAxes('left', 'down'), (0, 1), (-1, 0)),
+    ],
+    ids=str,
+)
+def test_quarter_turn_of_normals(axes, x_becomes, y_becomes):
     vectors = np.zeros((5, 5, 3), dtype=np.float32)
     vectors[..., 2] = 1
     vectors[1, 4] = [1, 0, 0]
     vectors[2, 0] = [0, 0.6, 0.8]
-    turned = label_maps.rotate_label(NORMALS, vectors, quarter_turn((5, 5)), 90)
+    turned = label_maps.rotate_label(NORMALS, vectors, quarter_turn((5, 5)), axes)
     expected = np.rot90(vectors).copy()
     assert expected[0, 1].tolist() == [1, 0, 0]
-    expected[0, 1] = [0, 1, 0]
-    expected[4, 2] = [-0.6, 0, 0.8]
+    expected[0, 1] = [*x_becomes, 0]
+    expected[4, 2] = [0.6 * y_becomes[0], 0.6 * y_becomes[1], 0.8]
     np.testing.assert_allclose(turned, expected, atol=1e-6)
 
 
@@ -106,7 +116,7 @@ def test_what_turns_in_from_outside_is_unknown(task):
         label = np.full((20, 40, 3), np.sqrt(1 / 3), dtype=np.float32)
     else:
         label = np.ones((20, 40), dtype=np.float32 if task.kind == 'metric' else np.uint8)
-    turned = label_maps.rotate_label(task, label, quarter_turn((20, 40)), 90)
+    turned = label_maps.rotate_label(task, label, quarter_turn((20, 40)), NormalsAxes())
     np.testing.assert_array_equal(turned[:, :10], np.full_like(turned[:, :10], task.ignore))
     np.testing.assert_array_equal(turned[:, 30:], np.full_like(turned[:, 30:], task.ignore))
     assert (turned[:, 11:29] != task.ignore).any()
@@ -114,7 +124,7 @@ def test_what_turns_in_from_outside_is_unknown(task):
 
 def test_rotated_normals_stay_unit_or_unknown(results):
     matrix = cv2.getRotationMatrix2D((17.5, 11.5), 13, 1.0)
-    length = lengths(label_maps.rotate_label(NORMALS, results['gt_normals'], matrix, 13))
+    length = lengths(label_maps.rotate_label(NORMALS, results['gt_normals'], matrix, NormalsAxes()))
     np.testing.assert_allclose(length[length > 0], 1, atol=1e-5)
     assert (length == 0).sum() > 40
 

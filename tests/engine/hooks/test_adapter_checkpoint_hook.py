@@ -154,6 +154,7 @@ def test_an_adapter_file_of_a_run_fits_a_model_of_its_config(config, uninterrupt
     model.init_weights()
     manifest = load_adapter(model, uninterrupted[0] / 'adapter.safetensors')
     assert manifest['tasks'] == ['semseg', 'human_parts', 'saliency', 'normals']
+    assert manifest['dataset_meta'] == dict(normals_x='left', normals_y='up')
 
 
 def test_wrong_interval():

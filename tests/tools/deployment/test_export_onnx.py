@@ -98,7 +98,7 @@ def test_the_file_says_what_it_takes_and_gives(session):
     assert properties['input'] == 'uint8, BGR'
     assert json.loads(properties['outputs']) == {
         'semseg': {'kind': 'classes', 'channels': 5},
-        'normals': {'kind': 'vectors', 'channels': 3},
+        'normals': {'kind': 'vectors', 'channels': 3, 'normals_x': 'left', 'normals_y': 'up'},
     }
 
 

@@ -4,6 +4,11 @@ Each names the package that registers into it, and mmengine imports that package
 ``custom_imports = dict(imports=['mmvmt'])`` is all that a config needs.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
 from mmengine.registry import DATA_SAMPLERS as MMENGINE_DATA_SAMPLERS
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import EVALUATOR as MMENGINE_EVALUATOR
@@ -69,3 +74,41 @@ RUNNER_CONSTRUCTORS = Registry('runner constructor', parent=MMENGINE_RUNNER_CONS
 TASK_UTILS = Registry('task util', parent=MMENGINE_TASK_UTILS, scope=_SCOPE)
 VISBACKENDS = Registry('vis_backend', parent=MMENGINE_VISBACKENDS, scope=_SCOPE)
 WEIGHT_INITIALIZERS = Registry('weight initializer', parent=MMENGINE_WEIGHT_INITIALIZERS, scope=_SCOPE)
+
+
+# A config names a class, or in pure Python has it as it is imported: ``type='mmvmt.VMTAdapter'``, ``type=VMTAdapter``.
+
+
+def class_of(registry: Registry, kind: str | type) -> type | None:
+    """The class of an entry ``type`` of a config.
+
+    Args:
+        registry: Where a name is looked up.
+        kind: Name or class.
+
+    Returns:
+        The class; None for an unknown name.
+    """
+    return registry.get(kind) if isinstance(kind, str) else kind
+
+
+def type_name(cfg: Mapping[str, Any], default: str = '') -> str:
+    """Name of the class that a config builds, without scope or module.
+
+    Args:
+        cfg: The config.
+        default: For a config without ``type``.
+    """
+    kind = cfg.get('type', default)
+    return kind.rpartition('.')[2] if isinstance(kind, str) else kind.__name__
+
+
+def type_in_configs(kind: type | Callable) -> str:
+    """How a config that is written to a file names a class or function, so that registries find it.
+
+    Args:
+        kind: A class, ours under the name that it is registered by, or a function.
+    """
+    if kind.__module__.partition('.')[0] == _SCOPE:
+        return f'{_SCOPE}.{kind.__name__}'
+    return f'{kind.__module__}.{kind.__qualname__}'

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import safetensors
 import safetensors.torch
 import torch
-from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
 from mmvmt.models.identity import (
@@ -27,6 +26,7 @@ from mmvmt.models.identity import (
     fingerprint,
     method_record,
 )
+from mmvmt.models.wrappers import unwrapped
 from mmvmt.structures import NormalsAxes
 
 from .files import write_atomically
@@ -71,7 +71,7 @@ def trained_names(model: nn.Module) -> list[str]:
         TypeError: The model's ``backbone`` is no ``AdaptedSwin``.
     """
     left_out = {f'backbone.{name}' for name in encoder_of(model).pretrained_names()}
-    return [name for name in _unwrapped(model).state_dict() if name not in left_out]
+    return [name for name in unwrapped(model).state_dict() if name not in left_out]
 
 
 def save_adapter(
@@ -108,7 +108,7 @@ def save_adapter(
         raise ValueError(f'the name of an adapter file ends in {SUFFIX}, got {path!r}')
     if half is not None and half not in HALF_DTYPES:
         raise ValueError(f'half must be one of {", ".join(HALF_DTYPES)} or None, got {half!r}')
-    encoder, model = encoder_of(model), _unwrapped(model)
+    encoder, model = encoder_of(model), unwrapped(model)
     _refuse_merged(model, 'saved')
     state = model.state_dict() if weights is None else weights
     # A copy each: safetensors refuses tensors that share memory.
@@ -195,7 +195,7 @@ def load_adapter(model: nn.Module, path: str | os.PathLike) -> dict[str, Any]:
             encoder (one that was never loaded, too) or other heads; or a tensor is missing, unexpected or of another
             shape or kind; or an adapter of the model is merged.
     """
-    encoder, model = encoder_of(model), _unwrapped(model)
+    encoder, model = encoder_of(model), unwrapped(model)
     _refuse_merged(model, 'loaded over')
     manifest, tensors = read_adapter(path)
     what = f'adapter file {os.fspath(path)!r}'
@@ -217,10 +217,6 @@ def load_adapter(model: nn.Module, path: str | os.PathLike) -> dict[str, Any]:
     _check_tensors(what, tensors, {name: state[name] for name in trained_names(model)})
     model.load_state_dict(state | tensors)
     return manifest
-
-
-def _unwrapped(model: nn.Module) -> nn.Module:
-    return model.module if is_model_wrapper(model) else model
 
 
 def _refuse_merged(model: nn.Module, what: str) -> None:

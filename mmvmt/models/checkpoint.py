@@ -19,8 +19,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mmvmt.compat import safe_globals
+from mmvmt.registry import type_name
 
 from .swin_layouts import layout_of, to_mmseg_layout, without_prefix
+
+PRETRAINED = ('Pretrained', 'PretrainedInit')
+"""Names of mmengine's initialiser from a file: as it is registered, and of its class."""
 
 _TRUST = (
     'A file of your own that holds more than weights is read with --trust-checkpoint; one that init_cfg names, with '
@@ -146,7 +150,7 @@ def load_encoder_checkpoint(encoder: nn.Module, init_cfg: Mapping[str, Any]) -> 
         ValueError: It is unreadable, or of another encoder.
     """
     source = init_cfg.get('checkpoint')
-    if init_cfg.get('type', 'Pretrained') != 'Pretrained' or not isinstance(source, str):
+    if type_name(init_cfg, 'Pretrained') not in PRETRAINED or not isinstance(source, str):
         raise ValueError(
             f'init_cfg of {type(encoder).__name__} must be dict(type="Pretrained", checkpoint=PATH_OR_URL) or None, '
             f'got {dict(init_cfg)!r}'

@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
+from mmvmt.registry import type_in_configs
+
 from .backbones.swin import FROZEN_DTYPES, AdaptedSwin
+from .wrappers import unwrapped
 
 FULL_STORAGE = 'float32'
 """Storage of an encoder without ``frozen_dtype``."""
@@ -47,7 +49,7 @@ def encoder_of(model: nn.Module) -> AdaptedSwin:
     Raises:
         TypeError: The model's ``backbone`` is no ``AdaptedSwin``.
     """
-    model = model.module if is_model_wrapper(model) else model
+    model = unwrapped(model)
     encoder = getattr(model, 'backbone', None)
     if not isinstance(encoder, AdaptedSwin):
         raise TypeError(
@@ -58,16 +60,17 @@ def encoder_of(model: nn.Module) -> AdaptedSwin:
 
 
 def plain(value: Any) -> Any:
-    """Config values as lists, dictionaries and scalars, which every loader reads."""
+    """Config values as lists, dictionaries, scalars and names of classes, which every loader reads."""
     if isinstance(value, Mapping):
         return {key: plain(entry) for key, entry in value.items()}
+    if isinstance(value, type):
+        return type_in_configs(value)
     return [plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value
 
 
 def method_record(model: nn.Module) -> list[dict]:
     """The plugins of a model's encoder, as checkpoints and adapter files hold them."""
-    model = model.module if is_model_wrapper(model) else model
-    return plain(getattr(model.backbone, 'plugins', []))
+    return plain(getattr(unwrapped(model).backbone, 'plugins', []))
 
 
 def check_method_record(theirs: list[dict] | None, model: nn.Module, what: str) -> None:

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from mmengine.model.wrappers import is_model_wrapper
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
+
+from .wrappers import unwrapped
 
 GROUPS = ('adapters', 'norms_biases', 'encoder_weights', 'decoders', 'frozen')
 """``adapters``: what methods add. ``norms_biases``: trained norms and biases of the encoder. ``encoder_weights``:
 what else of the encoder trains. ``decoders``: the heads. ``frozen``: the rest."""
 
 _NORMS = (nn.LayerNorm, nn.GroupNorm, _BatchNorm, _InstanceNorm)
-
-
-def _unwrapped(model: nn.Module) -> nn.Module:
-    return model.module if is_model_wrapper(model) else model
 
 
 def norm_and_bias_ids(module: nn.Module) -> set[int]:
@@ -38,7 +35,7 @@ def parameter_groups(model: nn.Module) -> dict[str, list[nn.Parameter]]:
     Args:
         model: A ``MultiTaskEncoderDecoder``, or any model whose ``backbone`` is an ``AdaptedSwin``.
     """
-    model = _unwrapped(model)
+    model = unwrapped(model)
     encoder = model.backbone
     adapters = {id(p) for p in encoder.adapter_parameters()}
     inside = {id(p) for p in encoder.parameters()}
@@ -60,7 +57,7 @@ def parameter_groups(model: nn.Module) -> dict[str, list[nn.Parameter]]:
 
 def no_decay_ids(model: nn.Module) -> set[int]:
     """Identities of parameters that get no weight decay: norms, biases, position tables, and what adapters declare."""
-    model = _unwrapped(model)
+    model = unwrapped(model)
     ids = norm_and_bias_ids(model)
     for module in model.modules():
         table = getattr(module, 'relative_position_bias_table', None)

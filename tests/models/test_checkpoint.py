@@ -5,6 +5,7 @@ import pytest
 import torch
 from hostile import write_hostile
 from mmengine.logging.history_buffer import HistoryBuffer
+from mmengine.model import PretrainedInit
 from mmseg.models.backbones.swin import SwinTransformer
 from tiny import FOUR_TASKS, SWIN, perturb, tiny_swin
 
@@ -199,6 +200,16 @@ def test_records_of_either_numpy_are_read(core, tmp_path):
     assert found['array'].tolist() == [0, 1, 2]
     assert found['number'] == 7
     assert found['buffer'].mean() == pytest.approx(1.5)
+
+
+@pytest.mark.parametrize('kind', [PretrainedInit, 'PretrainedInit', 'mmengine.Pretrained'])
+def test_init_cfg_has_a_class_or_any_of_its_names(kind, tmp_path):
+    theirs = tiny_swin(None, None)
+    torch.save(theirs.state_dict(), tmp_path / 'swin.pth')
+    swin = tiny_swin(None, None, init_cfg=dict(type=kind, checkpoint=str(tmp_path / 'swin.pth')))
+    perturb(swin, seed=1)
+    swin.init_weights()
+    assert all(torch.equal(value, swin.state_dict()[name]) for name, value in theirs.state_dict().items())
 
 
 def test_init_cfg_of_another_type_is_refused():

@@ -8,10 +8,10 @@ from typing import Any
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 
 from mmvmt.engine.adapter_file import save_adapter
 from mmvmt.models.identity import encoder_of
+from mmvmt.models.wrappers import unwrapped
 from mmvmt.registry import HOOKS
 from mmvmt.structures import NormalsAxes
 
@@ -73,7 +73,7 @@ class AdapterCheckpointHook(Hook):
         if not encoder_of(runner.model).frozen_parameters():
             print_log('no adapter file: the method freezes nothing of the encoder', logger='current')
             return
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner.model)
         # What other hooks make of a checkpoint, they make of this one.
         checkpoint = dict(meta={}, state_dict=model.state_dict())
         runner.call_hook('before_save_checkpoint', checkpoint=checkpoint)

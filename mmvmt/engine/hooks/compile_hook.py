@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 
 from mmvmt.compat import check_records_graphs
 from mmvmt.models import AdaptedSwin, MultiTaskEncoderDecoder
+from mmvmt.models.wrappers import unwrapped
 from mmvmt.registry import HOOKS
 
 
@@ -41,7 +41,7 @@ class CompileHook(Hook):
             TypeError: The model is no ``MultiTaskEncoderDecoder`` and has no ``AdaptedSwin``.
         """
         check_records_graphs('torch.compile of an AdaptedSwin')
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner.model)
         if isinstance(model, MultiTaskEncoderDecoder):
             model.encode_decode = torch.compile(model.encode_decode, **self.options)
             # One graph from the image to the logits of all tasks leaves no place between two heads.

@@ -7,13 +7,13 @@ from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from torch import nn
 from torch.optim import Optimizer
 
 from mmvmt.models import AdaptedSwin
 from mmvmt.models.parameter_groups import count, parameter_groups
+from mmvmt.models.wrappers import unwrapped
 from mmvmt.registry import HOOKS
 
 
@@ -41,7 +41,7 @@ class PEFTHook(Hook):
         """
         if not isinstance(runner.optim_wrapper, (OptimWrapper, OptimWrapperDict)):
             return  # a test or validation
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner.model)
         encoder = getattr(model, 'backbone', None)
         if not isinstance(encoder, AdaptedSwin):
             raise TypeError(

@@ -22,7 +22,7 @@ from mmvmt.compat import is_exporting
 from mmvmt.models.checkpoint import load_encoder_checkpoint
 from mmvmt.models.frozen_linear import use_onednn
 from mmvmt.models.training_subset import TrainingSubset
-from mmvmt.registry import ADAPTERS, MODELS
+from mmvmt.registry import ADAPTERS, MODELS, class_of
 from mmvmt.structures import check_tasks
 
 UNNAMED_TASK = 'default'
@@ -528,7 +528,7 @@ class AdaptedSwin(SwinTransformer):
             raise ValueError(
                 f'plugin {cfg["type"]!r} names {len(stages)} stages {stages}, but the encoder has {len(self.stages)}'
             )
-        method = ADAPTERS.get(cfg['type'])
+        method = class_of(ADAPTERS, cfg['type'])
         if method is None:
             raise ValueError(f'unknown adapter {cfg["type"]!r}; known: {", ".join(sorted(ADAPTERS.module_dict))}')
         if position is None:

@@ -4,6 +4,7 @@ import pytest
 from mmengine.config import ConfigDict
 from tiny import VMT, tiny_model
 
+from mmvmt.adapters import VMTAdapter
 from mmvmt.engine import MethodRecordHook
 
 
@@ -21,6 +22,13 @@ def test_the_same_plugins_load():
     load_into(checkpoint_of(VMT), ConfigDict(VMT))
     load_into(checkpoint_of(VMT | dict(stages=(True,) * 4)), VMT | dict(stages=[True] * 4))
     load_into(dict(meta={}), VMT)
+
+
+def test_a_class_in_the_config_is_recorded_by_its_name():
+    """A pure-Python config has classes, which no checkpoint may hold and no JSON can."""
+    checkpoint = checkpoint_of(dict(cfg=dict(type=VMTAdapter, reduction=2)))
+    assert checkpoint == checkpoint_of(VMT)
+    load_into(checkpoint, VMT)
 
 
 @pytest.mark.parametrize(

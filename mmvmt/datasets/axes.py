@@ -23,8 +23,8 @@ def axes_evidence(normals: np.ndarray, objects: np.ndarray) -> Counter:
     """What one image says about the axes of its normals.
 
     Objects are convex by and large: their left side faces left and their upper side up. So within an object x falls
-    with the column if it points to the left, and y falls with the row if it points up. What else is in the lower third of
-    an image is mostly floor, which faces up.
+    with the column if it points to the left, and y falls with the row if it points up. What else is in the lower third
+    of an image is mostly floor, which faces up.
 
     Args:
         normals: ``(H, W, 3)`` float32, the zero vector where unknown.

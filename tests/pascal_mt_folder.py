@@ -25,6 +25,7 @@ class PascalMTFolder:
     saliency: dict[str, np.ndarray] = field(default_factory=dict)
     normals: dict[str, np.ndarray] = field(default_factory=dict)
     context: dict[str, np.ndarray] = field(default_factory=dict)
+    elsewhere: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def path(self, task: str, img_id: str) -> Path:
         """File of an image (``'image'``) or of a label map; ``'context'`` is the file of edges and valid normals."""
@@ -36,7 +37,7 @@ class PascalMTFolder:
             'normals': ('normals_distill', 'png'),
             'context': ('pascal-context/trainval', 'mat'),
         }[task]
-        return self.root / folder / f'{img_id}.{extension}'
+        return self.root / self.elsewhere.get((task, img_id), f'{folder}/{img_id}.{extension}')
 
 
 def write_parts(path: Path, objects: Sequence[tuple[str, int, np.ndarray, Sequence[tuple[str, np.ndarray]]]]) -> None:
@@ -67,38 +68,58 @@ def build_folder(
     shape: tuple[int, int] = (40, 60),
     seed: int = 0,
 ) -> PascalMTFolder:
-    """Write the layout; images at even positions of a split hold a person with a head and a left upper arm."""
+    """Write the layout, as irregular as the archive: semseg in both folders, maps of another size than their picture,
+    pictures with another ending, lists from another system, files that belong to no list.
+
+    Images at even positions of a split hold a person with a head and a left upper arm, those at odd positions of the
+    training split no person, those at odd positions of the validation split one with parts whose masks are empty. The
+    maps kept in the result are those at the size of the picture.
+    """
     rng = np.random.default_rng(seed)
     folder = PascalMTFolder(root, tuple(train), tuple(val))
     for task in ('image', 'semseg', 'human_parts', 'saliency', 'normals', 'context'):
         folder.path(task, 'any').parent.mkdir(parents=True)
+    (root / 'semseg/pascal-context').mkdir()
     (root / 'ImageSets/Context').mkdir(parents=True)
+    for name in ('JPEGImages', 'semseg/VOC12', 'human_parts'):
+        (root / name / 'Thumbs.db').write_bytes(b'no image')
     height, width = shape
     for split in ('train', 'val'):
         ids = getattr(folder, split)
-        (root / f'ImageSets/Context/{split}.txt').write_text(''.join(f'{img_id}\n' for img_id in ids))
+        lines, encoding = ('\r\n', 'utf-8-sig') if split == 'val' else ('\n', 'utf-8')
+        list_path = root / f'ImageSets/Context/{split}.txt'
+        list_path.write_text(''.join(f'{img_id}\n' for img_id in ids), encoding, newline=lines)
         for position, img_id in enumerate(ids):
+            if position % 2 == 1:
+                folder.elsewhere['semseg', img_id] = f'semseg/pascal-context/{img_id}.png'
+            if (split, position) == ('val', 1):
+                folder.elsewhere['image', img_id] = f'JPEGImages/{img_id}.JPEG'
             smooth = Image.fromarray(rng.integers(0, 256, (4, 6, 3), dtype=np.uint8))
             smooth.resize((width, height), Image.Resampling.BICUBIC).save(folder.path('image', img_id), quality=92)
 
             semseg = np.full(shape, 255, dtype=np.uint8)
             semseg[2:, 2:] = 0
             semseg[5:20, 5:30] = rng.integers(1, 21)
+            folder.semseg[img_id], semseg = _stored(semseg, halved=(split, position) == ('train', 2))
             palette_png = Image.fromarray(semseg)
             palette_png.putpalette(list(rng.integers(0, 256, 768)))
             palette_png.save(folder.path('semseg', img_id))
-            folder.semseg[img_id] = semseg
+            if position == 2:
+                # The first folder counts.
+                Image.new('L', (width, height), 7).save(root / f'semseg/pascal-context/{img_id}.png')
 
             person = rectangle(shape, 5, 5, 30, 20)
             parts = [('head', rectangle(shape, 5, 8, 12, 16)), ('luarm', rectangle(shape, 14, 5, 20, 9))]
             objects = [('chair', 9, rectangle(shape, 1, 30, 9, 50), [('leg', rectangle(shape, 1, 30, 3, 32))])]
             if position % 2 == 0:
                 objects.append(('person', 15, person, parts))
+            elif split == 'val':
+                objects.append(('person', 15, person, [(name, np.zeros_like(mask)) for name, mask in parts]))
             write_parts(folder.path('human_parts', img_id), objects)
 
             saliency = rectangle(shape, 8, 10, 8 + rng.integers(5, 20), 40)
+            folder.saliency[img_id], saliency = _stored(saliency, halved=(split, position) == ('val', 0))
             Image.fromarray(saliency * np.uint8(255)).save(folder.path('saliency', img_id))
-            folder.saliency[img_id] = saliency
 
             vectors = rng.normal(size=(*shape, 3))
             vectors[..., 2] = np.abs(vectors[..., 2]) + 0.5
@@ -113,3 +134,11 @@ def build_folder(
             savemat(folder.path('context', img_id), {'LabelMap': context}, do_compression=True)
             folder.context[img_id] = context
     return folder
+
+
+def _stored(label: np.ndarray, halved: bool) -> tuple[np.ndarray, np.ndarray]:
+    """A map as it is read, at the size of the picture, and as it is stored."""
+    if not halved:
+        return label, label
+    half = label[::2, ::2]
+    return half.repeat(2, axis=0).repeat(2, axis=1), half

@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mmvmt.apis.weights import build_model, load_weights
-from mmvmt.datasets.formats import read_image
+from mmvmt.datasets.images import read_image
 from mmvmt.datasets.transforms import LoadMultiTaskAnnotations, LoadMultiTaskImage, PackMultiTaskInputs
 from mmvmt.engine.run_config import add_trust_argument
 from mmvmt.models import MultiTaskEncoderDecoder

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from mmengine.logging import print_log
 
-_FORMAT = 1
+_FORMAT = 2
 """Raise it whenever a reader makes another map of the same file: older entries are then made anew."""
 
 

@@ -10,40 +10,29 @@ from pathlib import Path
 
 import numpy as np
 
-from mmvmt.structures import TASKS
-
 from .axes import axes_evidence
 from .pascal_context_mt import PASCALContextMT
-from .transforms import LoadMultiTaskAnnotations, LoadMultiTaskImage
+from .plausibility import LabelStatistics
+from .transforms import LoadMultiTaskImage
+from .transforms.loading import load_labels
 
 
 @dataclass
-class FileReport:
+class FileReport(LabelStatistics):
     """What was found in the files of one kind, the images or a task, summed over samples."""
 
     files: int = 0
-    read: int = 0
     missing: list[str] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
-    classes: Counter = field(default_factory=Counter)
-    totals: Counter = field(default_factory=Counter)
-    ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
-
-    def add_range(self, name: str, low: float, high: float) -> None:
-        """Widen the range of a quantity."""
-        old_low, old_high = self.ranges.get(name, (low, high))
-        self.ranges[name] = (min(old_low, low), max(old_high, high))
+    folders: Counter = field(default_factory=Counter)
 
     def add(self, other: FileReport) -> None:
         """Add the findings of other samples."""
+        super().add(other)
         self.files += other.files
-        self.read += other.read
         self.missing += other.missing
         self.unreadable += other.unreadable
-        self.classes += other.classes
-        self.totals.update(other.totals)
-        for name, (low, high) in other.ranges.items():
-            self.add_range(name, low, high)
+        self.folders += other.folders
 
 
 def describe_layout(root: Path) -> tuple[bool, str]:
@@ -59,8 +48,9 @@ def describe_layout(root: Path) -> tuple[bool, str]:
         line = 'PASCAL_MT: PASCAL-Context for several tasks, in the layout of ASTMT'
         if (root / 'synthetic.json').is_file():
             line = 'synthetic scenes in the layout of PASCAL_MT; synthetic.json says how they were made'
-        semseg = next((name for name in PASCALContextMT.FOLDERS['semseg'] if (root / name).is_dir()), None)
-        return True, f'{line} ({f"semseg from {semseg}" if semseg else "without semseg"})'
+        semseg = [name for name in PASCALContextMT.FOLDERS['semseg'] if (root / name).is_dir()]
+        origin = f'semseg from {", else ".join(semseg)}' if semseg else 'without semseg'
+        return True, f'{line} ({origin})'
     if {'images', 'gt_sets'} <= names:
         return False, f'looks like NYUD-v2 ({_nyud_edition(root)}), not supported yet'
     if {'JPEGImages', 'SegmentationClassContext'} <= names:
@@ -82,42 +72,44 @@ def _nyud_edition(root: Path) -> str:
     return 'edition of ASTMT'
 
 
-def check_sample(info: dict, deep: bool) -> dict[str, FileReport]:
+def check_sample(info: dict, deep: bool, upright: bool = False) -> dict[str, FileReport]:
     """Check the files of one image with the loaders that training uses.
 
     Args:
         info: An entry of the data set's list.
         deep: Decode the files; otherwise only look whether they exist.
+        upright: Turn photos upright, as ``LoadMultiTaskImage(upright=True)`` does.
 
     Returns:
         A report for ``'image'`` and for each task.
     """
     reports = {name: FileReport(files=1) for name in ('image', *info['tasks'])}
-    reports['image'].missing = _missing(info['img_path'])
+    image = reports['image']
+    image.missing = _missing(info['img_path'])
     for task in info['tasks']:
-        reports[task].missing = _missing(info['label_paths'][task])
-    if not deep or reports['image'].missing:
+        paths = _paths(info['label_paths'][task])
+        reports[task].missing = _missing(*paths)
+        if not reports[task].missing:
+            reports[task].folders[os.path.dirname(paths[0])] += 1
+    if not deep or image.missing:
         return reports
     try:
-        results = LoadMultiTaskImage().transform(dict(info))
+        results = LoadMultiTaskImage(upright=upright).transform(dict(info))
     except ValueError as error:
         # Sizes of label maps cannot be judged without the image; they are decoded once it is repaired.
-        reports['image'].unreadable.append(str(error))
+        image.unreadable.append(str(error))
         return reports
-    height, width = results['ori_shape']
-    reports['image'].read = 1
-    reports['image'].add_range('height', height, height)
-    reports['image'].add_range('width', width, width)
+    image.read = 1
+    image.totals.update(turned=int(results['orientation'] != 1))
+    for name, edge in zip(('height', 'width'), results['ori_shape']):
+        image.add_range(name, edge, edge)
 
     present = [task for task in info['tasks'] if not reports[task].missing]
     # All at once shares files between tasks; one by one finds the task to blame.
-    if present and _load(results, present):
+    if _load(results, present, reports) is not None:
         for task in present:
-            reports[task].unreadable += _load(results, [task])
-    for task in present:
-        if not reports[task].unreadable:
-            reports[task].read = 1
-            _measure(reports[task], task, results[TASKS[task].gt_key])
+            error = _load(results, [task], reports)
+            reports[task].unreadable += [] if error is None else [error]
     if 'normals' in reports and reports['normals'].read:
         normals = results['gt_normals']
         masks = (results[key] for key in ('gt_semseg', 'gt_saliency', 'gt_human_parts') if key in results)
@@ -128,36 +120,21 @@ def check_sample(info: dict, deep: bool) -> dict[str, FileReport]:
     return reports
 
 
-def _missing(paths: str | Sequence[str]) -> list[str]:
-    paths = [paths] if isinstance(paths, str) else paths
+def _paths(paths: str | Sequence[str]) -> Sequence[str]:
+    return [paths] if isinstance(paths, str) else paths
+
+
+def _missing(*paths: str) -> list[str]:
     return [f'missing file {path}' for path in paths if not os.path.isfile(path)]
 
 
-def _load(results: dict, tasks: list[str]) -> list[str]:
-    """Load label maps into ``results``; the error, if there is one."""
+def _load(results: dict, tasks: list[str], reports: dict[str, FileReport]) -> str | None:
+    """Read label maps and note what they hold; what is wrong with one, and then nothing is noted."""
+    noted = {task: LabelStatistics() for task in tasks}
     try:
-        LoadMultiTaskAnnotations(tasks).transform(results)
+        load_labels(results, tasks, noted)
     except ValueError as error:
-        return [str(error)]
-    return []
-
-
-def _measure(report: FileReport, task: str, label: np.ndarray) -> None:
-    kind = TASKS[task].kind
-    if kind == 'vectors':
-        known = label.any(axis=2)
-        report.totals.update(pixels=known.size, known=int(known.sum()), z=float(label[..., 2].sum()))
-        for axis, name in enumerate('xyz'):
-            if known.any():
-                values = label[..., axis][known]
-                report.add_range(name, float(values.min()), float(values.max()))
-        return
-    if kind == 'metric':
-        known = label[label > 0]
-        report.totals.update(pixels=label.size, known=known.size)
-        if known.size:
-            report.add_range('metres', float(known.min()), float(known.max()))
-        return
-    counts = np.bincount(label.ravel(), minlength=256)
-    report.classes.update({index: int(counts[index]) for index in np.flatnonzero(counts)})
-    report.totals.update(labelled_images=int(counts[: TASKS[task].ignore].any()))
+        return str(error)
+    for task, statistics in noted.items():
+        LabelStatistics.add(reports[task], statistics)
+    return None

@@ -13,6 +13,7 @@ from mmvmt.structures import (
     NormalsAxes,
     check_tasks,
     declared_classes,
+    read_text,
     voc_palette,
     with_classes,
 )
@@ -45,6 +46,8 @@ VOC_CLASSES = (
     'tvmonitor',
 )
 CONTEXT_FOLDER = 'pascal-context/trainval'
+IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.JPG', '.JPEG', '.PNG')
+"""Endings of an image, in the order in which they are looked for."""
 HELP = 'the section "Use on PASCAL-Context" of README.md says how to get the data'
 
 
@@ -56,15 +59,18 @@ class PASCALContextMT(BaseDataset):
 
         JPEGImages/ID.jpg
         ImageSets/Context/{train,val}.txt
-        semseg/VOC12/ID.png               semseg (else semseg/pascal-context/ID.png)
+        semseg/VOC12/ID.png               semseg, else semseg/pascal-context/ID.png, looked for per image
         human_parts/ID.mat                human_parts
         sal_distill/ID.png                saliency
         normals_distill/ID.png            normals
         pascal-context/trainval/ID.mat    normals (where they are valid), edge
 
+    An image may also end in ``.jpeg`` or ``.png``, in small or capital letters. Lists are read in UTF-8, or in UTF-16
+    with a byte order mark, with line ends of any system.
+
     A sample enters the pipeline with ``img_path``, ``img_id``, ``tasks``, ``label_paths`` (by task; for normals the
-    pair of both files), ``num_classes`` (by task), ``cache_dir``, ``normals_x`` and ``normals_y`` (the axes of normals)
-    and ``sample_idx``.
+    pair of both files), ``num_classes`` (by task), ``strict``, ``cache_dir``, ``normals_x`` and ``normals_y`` (the axes
+    of normals), ``num_samples`` (of the data set) and ``sample_idx``.
 
     With ``human_parts`` as the only task, images without a labelled part are replaced by others while training
     (``drop_unlabelled``, see :class:`mmvmt.datasets.transforms.LoadMultiTaskAnnotations`); in test mode they stay, and
@@ -93,6 +99,8 @@ class PASCALContextMT(BaseDataset):
         cache_dir: Folder outside of ``data_root`` where the label maps of ``.mat`` files are kept once they are
             decoded, see :class:`mmvmt.datasets.cache.LabelCache`; data sets, workers and runs may share it. None:
             decode them every time.
+        strict: Refuse a label map of another size than its image. Otherwise it is resized to the image, as all readers
+            of the field do, and named in a warning.
 
     Raises:
         ValueError: The split or a task is unknown, the list is empty or has an ID twice, ``cache_dir`` lies inside
@@ -115,7 +123,7 @@ class PASCALContextMT(BaseDataset):
         'normals': ('normals_distill',),
         'edge': (CONTEXT_FOLDER,),
     }
-    """Where the labels of each task are; the first existing folder counts."""
+    """Where the labels of each task are. An image's label is in the first of the folders that has it."""
     TASKS = tuple(FOLDERS)
 
     def __init__(
@@ -133,6 +141,7 @@ class PASCALContextMT(BaseDataset):
         lazy_init: bool = False,
         max_refetch: int = 1000,
         cache_dir: str | None = None,
+        strict: bool = False,
     ) -> None:
         if split not in ('train', 'val'):
             raise ValueError(f"split must be 'train' or 'val', got {split!r}; for another list give ann_file")
@@ -142,6 +151,7 @@ class PASCALContextMT(BaseDataset):
                 raise ValueError(f"PASCAL-Context has no labels for task 'depth'; it has {', '.join(self.TASKS)}")
         self.split = split
         self.tasks = check_tasks(tasks, self.TASKS)
+        self.strict = strict
         self.cache_dir = None if cache_dir is None else check_cache_dir(cache_dir, str(data_root))
         metainfo = with_classes(self._load_metainfo(dict(metainfo or {})), metainfo or (), num_classes or {})
         parts = declared_classes(metainfo)['human_parts']
@@ -171,6 +181,24 @@ class PASCALContextMT(BaseDataset):
         with seeded_rng(seed):
             return super().__getitem__(int(idx))
 
+    def get_data_info(self, idx: int) -> dict:
+        """The entry of a sample, with the files that are there.
+
+        An image ends in the first of :data:`IMAGE_SUFFIXES` that exists, and a label map lies in the first folder of
+        its task that has it. Where there is none, the path names all that were looked for.
+        """
+        info = super().get_data_info(idx)
+        info['num_samples'] = len(self)
+        if not osp.isfile(info['img_path']):
+            stem = osp.splitext(info['img_path'])[0]
+            found = (stem + suffix for suffix in IMAGE_SUFFIXES if osp.isfile(stem + suffix))
+            info['img_path'] = next(found, info['img_path'])
+        for task, folders in self._further_folders.items():
+            path = info['label_paths'][task]
+            paths = [osp.join(folder, osp.relpath(path, folders[0])) for folder in folders]
+            info['label_paths'][task] = next(filter(osp.isfile, paths), ' or '.join(paths))
+        return info
+
     def index_of(self, img_id: str) -> int:
         """Position of an image in the data set, found by walking through its list.
 
@@ -181,7 +209,7 @@ class PASCALContextMT(BaseDataset):
             KeyError: The ID is not listed.
         """
         for idx in range(len(self)):
-            if self.get_data_info(idx)['img_id'] == img_id:
+            if super().get_data_info(idx)['img_id'] == img_id:
                 return idx
         raise KeyError(f'image ID {img_id!r} is not among the {len(self)} samples of {self.ann_file}')
 
@@ -192,51 +220,54 @@ class PASCALContextMT(BaseDataset):
                 f'data_root {self.data_root!r} is no folder; give the PASCAL_MT folder with --data-root or as '
                 f'data_root of the data set ({HELP})'
             )
-        images = self._folder('the images', 'JPEGImages')
-        folders = {task: self._folder(f'task {task!r}', *self.FOLDERS[task]) for task in self.tasks}
+        images = self._folders('the images', 'JPEGImages')[0]
+        folders = {task: self._folders(f'task {task!r}', *self.FOLDERS[task]) for task in self.tasks}
+        self._further_folders = {task: found for task, found in folders.items() if len(found) > 1}
         extensions = {'human_parts': '.mat', 'edge': '.mat', 'depth': '.npy'}
         if 'normals' in self.tasks:
-            context = self._folder("where normals are valid (task 'normals')", CONTEXT_FOLDER)
+            context = self._folders("where normals are valid (task 'normals')", CONTEXT_FOLDER)[0]
         num_classes = declared_classes(self.metainfo)
         axes = NormalsAxes.of(self.metainfo).meta
         drop_unlabelled = self.tasks == ('human_parts',) and not self.test_mode
 
         samples = []
         for img_id in self._read_ids():
-            paths = {task: osp.join(folders[task], img_id + extensions.get(task, '.png')) for task in self.tasks}
+            paths = {task: osp.join(folders[task][0], img_id + extensions.get(task, '.png')) for task in self.tasks}
             if 'normals' in self.tasks:
                 paths['normals'] = (paths['normals'], osp.join(context, f'{img_id}.mat'))
             samples.append(
                 {
                     'img_id': img_id,
-                    'img_path': osp.join(images, f'{img_id}.jpg'),
+                    'img_path': osp.join(images, img_id + IMAGE_SUFFIXES[0]),
                     'tasks': self.tasks,
                     'label_paths': paths,
                     'num_classes': num_classes,
                     'drop_unlabelled': drop_unlabelled,
+                    'strict': self.strict,
                     'cache_dir': self.cache_dir,
                     **axes,
                 }
             )
         return samples
 
-    def _folder(self, purpose: str, *names: str) -> str:
-        """The first existing one of some folders."""
-        for name in names:
-            if osp.isdir(folder := osp.join(self.data_root, name)):
-                return folder
-        raise FileNotFoundError(
-            f'{self.data_root} has no folder {" or ".join(names)}, which holds {purpose}; unpack it there or disable '
-            f'the task ({HELP})'
-        )
+    def _folders(self, purpose: str, *names: str) -> list[str]:
+        """Those of some folders that exist."""
+        found = [folder for name in names if osp.isdir(folder := osp.join(self.data_root, name))]
+        if not found:
+            raise FileNotFoundError(
+                f'{self.data_root} has no folder {" or ".join(names)}, which holds {purpose}; unpack it there or '
+                f'disable the task ({HELP})'
+            )
+        return found
 
     def _read_ids(self) -> list[str]:
         if not osp.isfile(self.ann_file):
             raise FileNotFoundError(
                 f'the split file {self.ann_file} is missing; it lists one image ID per line ({HELP})'
             )
-        with open(self.ann_file, encoding='utf-8') as file:
-            ids = [line.strip() for line in file if line.strip()]
+        # A list that was put together from several has byte order marks inside, which no editor shows.
+        lines = (line.strip('\ufeff\u200b \t') for line in read_text(self.ann_file).splitlines())
+        ids = [line for line in lines if line]
         if not ids:
             raise ValueError(f'the split file {self.ann_file} is empty; it must list one image ID per line')
         seen = set()

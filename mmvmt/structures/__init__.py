@@ -4,6 +4,7 @@ from .multi_task_data_sample import MultiTaskDataSample
 from .normals_axes import NormalsAxes
 from .palettes import HUMAN_PARTS_PALETTE, voc_palette
 from .tasks import IGNORE_INDEX, TASKS, Task, check_tasks
+from .text_files import read_json, read_text
 
 __all__ = [
     'HUMAN_PARTS_PALETTE',
@@ -16,6 +17,8 @@ __all__ = [
     'declared_classes',
     'encode_map',
     'names_key',
+    'read_json',
+    'read_text',
     'save_predictions',
     'voc_palette',
     'with_classes',

@@ -1,3 +1,5 @@
+import shutil
+
 import pytest
 
 from mmvmt.datasets import PASCALContextMT
@@ -52,12 +54,14 @@ def test_images_without_parts_are_readable(pascal_mt):
     assert (report.read, report.totals['labelled_images']) == (1, 0)
 
 
-@pytest.mark.parametrize('semseg', ['VOC12', 'pascal-context'])
-def test_layout_names_the_edition_of_semseg(pascal_mt, semseg):
-    (pascal_mt.root / 'semseg/VOC12').rename(pascal_mt.root / 'semseg' / semseg)
+@pytest.mark.parametrize('absent, rest', [('VOC12', 'pascal-context'), ('pascal-context', 'VOC12'), (None, None)])
+def test_layout_names_the_editions_of_semseg(pascal_mt, absent, rest):
+    if absent:
+        shutil.rmtree(pascal_mt.root / 'semseg' / absent)
+    origin = f'semseg/{rest}' if absent else 'semseg/VOC12, else semseg/pascal-context'
     assert describe_layout(pascal_mt.root) == (
         True,
-        f'PASCAL_MT: PASCAL-Context for several tasks, in the layout of ASTMT (semseg from semseg/{semseg})',
+        f'PASCAL_MT: PASCAL-Context for several tasks, in the layout of ASTMT (semseg from {origin})',
     )
 
 

@@ -71,13 +71,46 @@ def test_only_the_folders_of_enabled_tasks_are_needed(pascal_mt, task):
         build(pascal_mt, tasks=[task])
 
 
-def test_semseg_falls_back_to_the_other_folder_and_names_both(pascal_mt):
-    (pascal_mt.root / 'semseg/VOC12').rename(pascal_mt.root / 'semseg/pascal-context')
-    sample = build(pascal_mt, tasks=['semseg'], pipeline=TEST_PIPELINE)[0]['data_samples']
-    np.testing.assert_array_equal(sample.gt.semseg[0], pascal_mt.semseg[pascal_mt.train[0]])
+def test_semseg_is_looked_for_per_image(pascal_mt):
+    dataset = build(pascal_mt, tasks=['semseg'], pipeline=TEST_PIPELINE)
+    folders = [dataset.get_data_info(index)['label_paths']['semseg'] for index in range(3)]
+    assert folders == [str(pascal_mt.path('semseg', img_id)) for img_id in pascal_mt.train]
+    assert len({os.path.dirname(path) for path in folders}) == 2
+    for index, img_id in enumerate(pascal_mt.train):
+        np.testing.assert_array_equal(dataset[index]['data_samples'].gt.semseg[0], pascal_mt.semseg[img_id])
+
+
+def test_a_copy_in_the_other_folder_replaces_a_missing_file(pascal_mt):
+    for path in (pascal_mt.root / 'semseg/pascal-context').glob('*.png'):
+        shutil.copy(path, pascal_mt.root / 'semseg/VOC12')
+    shutil.rmtree(pascal_mt.root / 'semseg/pascal-context')
+    shutil.copytree(pascal_mt.root / 'semseg/VOC12', pascal_mt.root / 'semseg/pascal-context')
+    first, other = (pascal_mt.root / f'semseg/{name}/{pascal_mt.train[1]}.png' for name in ('VOC12', 'pascal-context'))
+    first.unlink()
+    dataset = build(pascal_mt, tasks=['semseg'], pipeline=TEST_PIPELINE)
+    np.testing.assert_array_equal(dataset[1]['data_samples'].gt.semseg[0], pascal_mt.semseg[pascal_mt.train[1]])
+    other.unlink()
+    with pytest.raises(FileNotFoundError, match=f'missing file {first} or {other}'):
+        dataset[1]
+
+
+def test_missing_folders_of_a_task_are_all_named(pascal_mt):
     shutil.rmtree(pascal_mt.root / 'semseg')
     with pytest.raises(FileNotFoundError, match='semseg/VOC12 or semseg/pascal-context'):
         build(pascal_mt, tasks=['semseg'])
+
+
+@pytest.mark.parametrize('suffix', ['.jpeg', '.png', '.JPG', '.PNG'])
+def test_pictures_may_have_another_ending(pascal_mt, suffix):
+    path = pascal_mt.path('image', pascal_mt.train[0])
+    other = path.with_suffix(suffix)
+    Image.open(path).save(other)
+    path.unlink()
+    dataset = build(pascal_mt, tasks=['semseg'], pipeline=TEST_PIPELINE)
+    assert dataset[0]['data_samples'].img_path == str(other)
+    other.unlink()
+    with pytest.raises(FileNotFoundError, match=f'missing file {path}'):
+        dataset[0]
 
 
 def test_nothing_is_written_into_the_folder(pascal_mt):
@@ -99,7 +132,7 @@ def test_cached_samples_equal_decoded_ones_and_read_no_mat_file(pascal_mt, tmp_p
     def fail(path, variable):
         raise AssertionError(f'{path} was decoded again')
 
-    monkeypatch.setattr(formats, '_read_mat', fail)
+    monkeypatch.setattr(formats, 'read_mat', fail)
     assert all(equal(a, b) for a, b in zip(decoded, (second[i] for i in range(3)), strict=True))
     assert snapshot(pascal_mt.root) == before
     assert not (tmp_path / 'cache/semseg').exists()
@@ -124,12 +157,15 @@ def test_workers_fill_one_cache(pascal_mt, tmp_path):
     assert sorted(path.suffix for path in (tmp_path / 'cache').rglob('*.*')) == ['.npz'] * 9
 
 
-def test_a_cached_map_of_another_size_than_the_image_is_an_error(pascal_mt, tmp_path):
-    dataset = build(pascal_mt, tasks=['edge'], pipeline=TEST_PIPELINE, cache_dir=str(tmp_path / 'cache'))
-    dataset[0]
-    Image.new('RGB', (50, 30)).save(pascal_mt.path('image', pascal_mt.train[0]))
-    with pytest.raises(ValueError, match=r'size mismatch.*40 x 60.*30 x 50'):
-        dataset[0]
+@pytest.mark.parametrize('task', ['human_parts', 'normals', 'edge'])
+def test_cached_maps_of_another_size_than_the_image_are_resized_or_refused(pascal_mt, tmp_path, task):
+    options = dict(tasks=[task], pipeline=TEST_PIPELINE, cache_dir=str(tmp_path / 'cache'), test_mode=True)
+    Image.new('RGB', (30, 20)).save(pascal_mt.path('image', pascal_mt.train[0]))
+    first, second = (build(pascal_mt, **options)[0] for _ in range(2))
+    assert equal(first, second)
+    assert first['data_samples'].gt.shape == (20, 30)
+    with pytest.raises(ValueError, match=r'size mismatch.*40 x 60.*20 x 30'):
+        build(pascal_mt, strict=True, **options)[0]
 
 
 @pytest.mark.parametrize('lazy_init', [True, False])
@@ -183,6 +219,30 @@ def test_missing_split_file(pascal_mt, split):
     (pascal_mt.root / f'ImageSets/Context/{split}.txt').unlink()
     with pytest.raises(FileNotFoundError, match=rf'split file .*Context/{split}\.txt is missing'):
         build(pascal_mt, split=split)
+
+
+@pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig', 'utf-16', 'utf-32'])
+@pytest.mark.parametrize('line_end', ['\n', '\r\n', '\r'])
+def test_lists_of_any_system(pascal_mt, encoding, line_end):
+    text = line_end.join([*pascal_mt.train, ''])
+    (pascal_mt.root / 'ImageSets/Context/train.txt').write_bytes(text.encode(encoding))
+    dataset = build(pascal_mt)
+    assert [dataset.get_data_info(i)['img_id'] for i in range(len(dataset))] == list(pascal_mt.train)
+
+
+def test_marks_inside_of_a_list_are_no_part_of_an_id(pascal_mt):
+    path = pascal_mt.root / 'ImageSets/Context/train.txt'
+    path.write_bytes(b''.join(f'{img_id}\r\n'.encode('utf-8-sig') for img_id in pascal_mt.train))
+    dataset = build(pascal_mt)
+    assert [dataset.get_data_info(i)['img_id'] for i in range(len(dataset))] == list(pascal_mt.train)
+
+
+@pytest.mark.parametrize('data', ['bild_ä\n'.encode('latin-1'), 'a\nb\n'.encode('utf-16-le')])
+def test_a_list_in_an_unknown_encoding_is_named(pascal_mt, data):
+    path = pascal_mt.root / 'ImageSets/Context/train.txt'
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=rf'{path} .*save it as UTF-8'):
+        build(pascal_mt)
 
 
 @pytest.mark.parametrize(

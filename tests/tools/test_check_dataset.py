@@ -54,7 +54,9 @@ def test_a_good_folder(check, folder):
     assert code == 0
     assert output.rstrip().endswith('\nusable')
     assert 'PASCAL_MT' in output
-    assert 'semseg from semseg/VOC12' in output
+    assert 'semseg from semseg/VOC12, else semseg/pascal-context' in output
+    assert 'semseg, train: 2 from semseg/VOC12, 1 from semseg/pascal-context' in output
+    assert 'semseg, val: 1 from semseg/VOC12, 1 from semseg/pascal-context' in output
     assert 'train: 3 images; the published split has 4,998' in output
     assert 'val: 2 images; the published split has 5,105' in output
     for name in ('image', 'semseg', 'human_parts', 'saliency', 'normals', 'edge'):
@@ -104,12 +106,12 @@ def test_one_damaged_task_does_not_hide_another(check, folder):
     img_id = folder.train[0]
     savemat(folder.path('human_parts', img_id), {'wrong': 1})
     Image.fromarray(np.full((40, 60), 33, dtype=np.uint8)).save(folder.path('semseg', img_id))
-    Image.fromarray(np.zeros((4, 6), dtype=np.uint8)).save(folder.path('saliency', img_id))
+    Image.fromarray(np.zeros((60, 40), dtype=np.uint8)).save(folder.path('saliency', img_id))
     code, output = check('--split', 'train')
     assert code == 1
     assert f'{img_id}.mat has no variable' in output
     assert f'{img_id}.png holds the class 33 at pixel (x=0, y=0)' in output
-    assert 'size mismatch' in output
+    assert 'turned by 90 degrees' in output
     assert row(output, 'train', 'normals')[1:5] == ['3', '0', '3', '0']
     assert 'unusable: 3 problems' in output
 
@@ -173,8 +175,9 @@ def test_negated_normals(check, folder):
     for img_id in folder.train:
         path = folder.path('normals', img_id)
         Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
-    _, output = check('--split', 'train')
-    assert 'warning, train: normals point away from the viewer' in output
+    code, output = check('--split', 'train')
+    assert code == 1
+    assert 'refused, normals, train: 100% of the normals point away from the viewer' in output
 
 
 @pytest.mark.parametrize('x, y', [('left', 'up'), ('right', 'up'), ('left', 'down'), ('right', 'down')])

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from rich.table import Table
 from mmvmt.datasets import PASCALContextMT, SyntheticMT
 from mmvmt.datasets.axes import contradictions
 from mmvmt.datasets.integrity import FileReport, check_sample, describe_layout
+from mmvmt.datasets.plausibility import describe_resized, judge
 from mmvmt.structures import TASKS, NormalsAxes, check_tasks
 
 EXPECTED_SIZES = {'train': 4998, 'val': 5105}
@@ -58,7 +60,9 @@ def _summary(name: str, report: FileReport) -> str:
     )
 
 
-def _check_split(dataset: PASCALContextMT, jobs: int, sample: int | None, console: Console) -> dict[str, FileReport]:
+def _check_split(
+    dataset: PASCALContextMT, jobs: int, sample: int | None, upright: bool, console: Console
+) -> dict[str, FileReport]:
     size = len(dataset)
     deep = np.ones(size, dtype=bool)
     if sample is not None and sample < size:
@@ -69,24 +73,36 @@ def _check_split(dataset: PASCALContextMT, jobs: int, sample: int | None, consol
     columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         bar = progress.add_task(f'reading {dataset.split}', total=size)
-        for found in _map(jobs, infos, deep.tolist()):
+        for found in _map(jobs, infos, deep.tolist(), upright):
             for name, report in found.items():
                 reports[name].add(report)
             progress.advance(bar)
     return reports
 
 
-def _map(jobs: int, infos: list[dict], deep: list[bool]) -> Iterator[dict[str, FileReport]]:
+def _map(jobs: int, infos: list[dict], deep: list[bool], upright: bool) -> Iterator[dict[str, FileReport]]:
+    check = partial(check_sample, upright=upright)
     # A process takes seconds to start.
     jobs = min(jobs, -(-len(infos) // SAMPLES_PER_JOB))
     if jobs == 1:
-        yield from map(check_sample, infos, deep)
+        yield from map(check, infos, deep)
         return
     # A fork of a process that runs threads, as the progress bar does, can hang: start clean ones.
     # Each gets one thread, since more would fight over the cores.
     pool = ProcessPoolExecutor(jobs, get_context('spawn'), initializer=cv2.setNumThreads, initargs=(1,))
     with pool:
-        yield from pool.map(check_sample, infos, deep, chunksize=8)
+        yield from pool.map(check, infos, deep, chunksize=8)
+
+
+def _print_folders(console: Console, dataset: PASCALContextMT, reports: dict[str, FileReport]) -> None:
+    """Where the labels come from, of tasks that have several folders."""
+    for task in dataset.tasks:
+        if len(dataset.FOLDERS[task]) > 1:
+            counts = (
+                f'{number:,} from {os.path.relpath(folder, dataset.data_root)}'
+                for folder, number in sorted(reports[task].folders.items())
+            )
+            console.print(f'{task}, {dataset.split}: {", ".join(counts) or "no file"}', soft_wrap=True)
 
 
 def _print_reports(console: Console, split: str, reports: dict[str, FileReport], list_all: bool) -> int:
@@ -114,9 +130,6 @@ def _print_reports(console: Console, split: str, reports: dict[str, FileReport],
             console.print(f'  {line}', soft_wrap=True)
         if len(shown) < len(problems):
             console.print(f'  ... and {len(problems) - len(shown)} more; --list-all names them')
-    normals = reports.get('normals')
-    if normals is not None and normals.totals['known'] and normals.totals['z'] < 0:
-        console.print(f'warning, {split}: normals point away from the viewer on average; is their z negated?')
     return damaged
 
 
@@ -131,6 +144,34 @@ def _print_axes(console: Console, dataset: PASCALContextMT, report: FileReport) 
             f'metainfo=dict({key}={value!r})',
             soft_wrap=True,
         )
+
+
+def _print_findings(
+    console: Console, split: str, reports: dict[str, FileReport], upright: bool, strict: bool, list_all: bool
+) -> int:
+    """Print what was done to labels, what is unlikely and what cannot be.
+
+    Returns:
+        Number of findings that make a folder unusable: what cannot be, and if ``strict`` also what is unlikely.
+    """
+    refused = 0
+    for name, report in reports.items():
+        if report.resized:
+            console.print(f'{name}, {split}: {describe_resized(report)}', soft_wrap=True)
+            for line in report.resized if list_all else ():
+                console.print(f'  {line}', soft_wrap=True)
+        for finding in judge(name, report) if name in TASKS and report.read else ():
+            refusal = finding.impossible or strict
+            refused += refusal
+            console.print(f'{"refused" if refusal else "warning"}, {name}, {split}: {finding.text}', soft_wrap=True)
+    turned = reports['image'].totals['turned']
+    if turned:
+        treated = 'turned upright' if upright else 'read as stored, like their label maps'
+        remedy = '' if upright else '; if those were drawn upright, check with --upright and load as it says'
+        console.print(
+            f'image, {split}: photos that are not stored upright, by their EXIF data: {turned}; {treated}{remedy}'
+        )
+    return refused
 
 
 def _problems(number: int) -> str:
@@ -168,6 +209,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         type=int,
         metavar='N',
         help='decode N images of each split only; that all files exist is still checked',
+    )
+    parser.add_argument(
+        '--strict',
+        action='store_true',
+        help='refuse label maps of another size than their image, as the data set does with strict=True, and whatever '
+        'is warned of otherwise',
+    )
+    parser.add_argument(
+        '--upright', action='store_true', help='turn photos upright, as LoadMultiTaskImage(upright=True) does'
     )
     parser.add_argument(
         '--list-all', action='store_true', help=f'name every problem, not the first {LISTED} of each kind'
@@ -208,7 +258,7 @@ def main(argv: list[str] | None = None) -> int:
     for split in args.split:
         try:
             dataset = _dataset_class(args.root)(
-                str(args.root), split=split, tasks=tasks, test_mode=True, num_classes=counts
+                str(args.root), split=split, tasks=tasks, test_mode=True, num_classes=counts, strict=args.strict
             )
         except (FileNotFoundError, ValueError) as error:
             console.print(f'{split}: {error}', soft_wrap=True)
@@ -216,10 +266,12 @@ def main(argv: list[str] | None = None) -> int:
             continue
         console.print(_size_note(args.root, split, len(dataset)))
         ids[split] = {dataset.get_data_info(index)['img_id'] for index in range(len(dataset))}
-        reports = _check_split(dataset, args.jobs, args.sample, console)
+        reports = _check_split(dataset, args.jobs, args.sample, args.upright, console)
+        _print_folders(console, dataset, reports)
         damaged += _print_reports(console, split, reports, args.list_all)
         if 'normals' in reports:
             _print_axes(console, dataset, reports['normals'])
+        damaged += _print_findings(console, split, reports, args.upright, args.strict, args.list_all)
     shared = set.intersection(*ids.values()) if len(ids) > 1 else set()
     if shared:
         console.print(f'warning: {len(shared)} images are in both splits, such as {min(shared)}')

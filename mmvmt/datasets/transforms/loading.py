@@ -11,8 +11,10 @@ from mmcv.transforms import BaseTransform
 from mmvmt.datasets import formats
 from mmvmt.datasets.cache import LabelCache
 from mmvmt.datasets.edges import label_edges
+from mmvmt.datasets.images import read_photo
+from mmvmt.datasets.plausibility import LabelStatistics, LabelWatch
 from mmvmt.registry import TRANSFORMS
-from mmvmt.structures import IGNORE_INDEX, TASKS, check_tasks
+from mmvmt.structures import IGNORE_INDEX, TASKS, Task, check_tasks
 
 from .geometric import MultiTaskResize
 from .label_maps import resize_label
@@ -23,8 +25,8 @@ class LoadMultiTaskImage(BaseTransform):
     """Read the image, refusing truncated files.
 
     Required key: ``img_path``. Added keys: ``img`` (``(H, W, 3)`` uint8, BGR), ``ori_shape`` and ``img_shape``
-    (height, width). Pixels keep the orientation they are stored in, in which the label maps were drawn, unless
-    ``upright`` is set.
+    (height, width), ``upright``, and ``orientation``, the number in the photo's EXIF data. Pixels keep the orientation
+    they are stored in, unless ``upright`` is set: label maps must have been drawn over the same.
 
     With ``scale`` the image is resized at once, as by :class:`MultiTaskResize` behind this transform, and the keys that
     it adds are added. ``ori_shape`` stays the size of the file. Label maps follow with ``resize=True`` in
@@ -38,7 +40,7 @@ class LoadMultiTaskImage(BaseTransform):
             to fractions of a pixel. The colours differ where the picture has finer detail than the target can show:
             means of pixels stand in place of single ones.
         upright: Turn photos as viewers show them, by the orientation in their EXIF data; for pictures without label
-            maps.
+            maps, and for label maps that were drawn over what a viewer shows.
 
     Raises:
         ValueError: ``keep_ratio`` or ``reduced_decoding`` is given without ``scale``, or ``scale`` is no size.
@@ -67,12 +69,9 @@ class LoadMultiTaskImage(BaseTransform):
             FileNotFoundError: There is no such file.
             ValueError: The file is truncated or no picture.
         """
-        path = results['img_path']
-        if self.reduced_decoding:
-            image, shape, reduction = formats.read_reduced_image(path, self.resize.target_size, self.upright)
-        else:
-            image, reduction = formats.read_image(path, self.upright), 1
-            shape = image.shape[:2]
+        smallest = self.resize.target_size if self.reduced_decoding else None
+        image, shape, reduction, orientation = read_photo(results['img_path'], self.upright, smallest)
+        results['upright'], results['orientation'] = self.upright, orientation
         results['ori_shape'] = results['img_shape'] = shape
         if self.resize is not None:
             size = self.resize.target_size(*shape)
@@ -95,6 +94,10 @@ class LoadMultiTaskAnnotations(BaseTransform):
     Placed before the geometric transforms, the maps follow the image. Placed after them, as in a test pipeline, they
     keep the original size.
 
+    A map of another size than its image is resized to it, by the rule of its kind, and counted in one warning per
+    task; with ``strict`` in the sample, as ``PASCALContextMT(strict=True)`` gives it, it is refused. A map that is
+    turned by 90 degrees against its image is always refused.
+
     Where the data set has a ``cache_dir``, what is decoded from ``.mat`` files is kept there and read instead of them.
 
     Required keys: ``tasks``, ``label_paths``, ``ori_shape``. Added keys: ``gt_<task>``. If the data set set
@@ -105,18 +108,23 @@ class LoadMultiTaskAnnotations(BaseTransform):
         tasks: Tasks to read; None: those of the sample, ``results['tasks']``.
         resize: Resize the maps to the size that ``LoadMultiTaskImage(scale=...)`` gave the image; no transform that
             moves pixels may stand between the two.
+        judge: Look at the first maps of each task, warn once of what is unlikely, such as nothing labelled, and refuse
+            what cannot be, such as normals that point away, see :mod:`mmvmt.datasets.plausibility`.
     """
 
-    def __init__(self, tasks: Iterable[str] | None = None, resize: bool = False) -> None:
+    def __init__(self, tasks: Iterable[str] | None = None, resize: bool = False, judge: bool = True) -> None:
         self.tasks = None if tasks is None else check_tasks(tasks, _READERS)
         self.resize = resize
+        self.judge = judge
+        self._watch = LabelWatch()
 
     def transform(self, results: dict) -> dict | None:
         """Add the label maps to ``results``.
 
         Raises:
             FileNotFoundError: A file is missing.
-            ValueError: A file is damaged, holds labels out of range, or has another size than the image.
+            ValueError: A file is damaged, holds labels out of range, or has another size than the image with
+                ``strict``; or the first maps of a task hold what cannot be.
             KeyError: A task has no reader or no path, or ``resize`` is set and the image was not resized.
         """
         if self.resize and 'scale' not in results:
@@ -124,17 +132,14 @@ class LoadMultiTaskAnnotations(BaseTransform):
                 'LoadMultiTaskAnnotations(resize=True) follows the size of the image, but the image has the size of '
                 'its file; give LoadMultiTaskImage a scale, or place MultiTaskResize behind both'
             )
-        cache_dir = results.get('cache_dir')
-        cache = None if cache_dir is None else LabelCache(cache_dir)
-        files = _LabelFiles(results['ori_shape'], cache, results.get('num_classes', {}))
         tasks = self.tasks or results['tasks']
-        for name in tasks:
-            if name not in _READERS or name not in results['label_paths']:
-                raise KeyError(
-                    f'no label file for task {name!r} of image {results["img_id"]!r}; the data set gives '
-                    f'{", ".join(results["label_paths"])}'
-                )
-            results[TASKS[name].gt_key] = _READERS[name](files, results['label_paths'][name])
+        noted = self._watch.statistics(tasks) if self.judge else {}
+        for task, text in load_labels(results, tasks, noted).items():
+            self._watch.warn_resized(task, text)
+        if self.judge:
+            self._watch.add(noted, results.get('num_samples'))
+            if results.get('orientation', 1) != 1 and not results['upright']:
+                self._watch.warn_turned(results['img_path'], results['orientation'])
         if results.get('drop_unlabelled', False) and not any(
             (results[TASKS[name].gt_key] != TASKS[name].ignore).any() for name in tasks
         ):
@@ -147,7 +152,7 @@ class LoadMultiTaskAnnotations(BaseTransform):
         return results
 
     def __repr__(self) -> str:
-        return f'{type(self).__name__}(tasks={self.tasks}, resize={self.resize})'
+        return f'{type(self).__name__}(tasks={self.tasks}, resize={self.resize}, judge={self.judge})'
 
 
 def _resize_reduced(image: np.ndarray, shape: tuple[int, int], reduction: int, size: tuple[int, int]) -> np.ndarray:
@@ -161,48 +166,135 @@ def _resize_reduced(image: np.ndarray, shape: tuple[int, int], reduction: int, s
     return np.ascontiguousarray(resized[:new_height, :new_width])
 
 
-class _LabelFiles:
-    """The label files of one image: checks sizes, and reads the context labels that two tasks share only once."""
+def load_labels(
+    results: dict, tasks: Iterable[str], noted: Mapping[str, LabelStatistics] | None = None
+) -> dict[str, str]:
+    """Read the label maps of an image into ``results``, at the size of the original image.
 
-    def __init__(self, shape: tuple[int, int], cache: LabelCache | None, num_classes: Mapping[str, int]) -> None:
-        self.shape = tuple(shape)
-        self.cache = cache
-        self.num_classes = num_classes
+    Args:
+        results: As :class:`LoadMultiTaskImage` leaves them.
+        tasks: Tasks to read.
+        noted: By task, where to note what its maps hold, before and after decoding; tasks may be absent.
+
+    Returns:
+        By task, the name and the size of a map that was resized.
+
+    Raises:
+        FileNotFoundError: A file is missing.
+        ValueError: A file is damaged, holds labels out of range, or has another size than the image with ``strict``.
+        KeyError: A task has no reader or no path.
+    """
+    files = _LabelFiles(results, noted or {})
+    for name in tasks:
+        if name not in _READERS or name not in results['label_paths']:
+            raise KeyError(
+                f'no label file for task {name!r} of image {results["img_id"]!r}; the data set gives '
+                f'{", ".join(results["label_paths"])}'
+            )
+        label = results[TASKS[name].gt_key] = _READERS[name](files, results['label_paths'][name])
+        if name in files.noted:
+            files.noted[name].measure(name, label)
+            files.noted[name].resized += [files.resized[name]] if name in files.resized else []
+    return files.resized
+
+
+class _LabelFiles:
+    """The label files of one image: makes sizes fit, and reads the context labels that two tasks share only once."""
+
+    def __init__(self, results: dict, noted: Mapping[str, LabelStatistics]) -> None:
+        self.shape = tuple(results['ori_shape'])
+        self.num_classes = results.get('num_classes', {})
+        self.strict = results.get('strict', False)
+        self.orientation, self.upright = results.get('orientation', 1), results.get('upright', False)
+        cache_dir = results.get('cache_dir')
+        self.cache = None if cache_dir is None else LabelCache(cache_dir)
+        self.noted = noted
+        self.resized: dict[str, str] = {}
         self._context_labels: dict[str, np.ndarray] = {}
 
     def semseg(self, path: str) -> np.ndarray:
-        return self._checked(path, formats.read_semseg(path, self.num_classes.get('semseg', IGNORE_INDEX)))
+        return self._fitted('semseg', path, formats.read_semseg(path, self.num_classes.get('semseg', IGNORE_INDEX)))
 
     def human_parts(self, path: str) -> np.ndarray:
-        return self._cached('human_parts', path, lambda: formats.read_human_parts(path, self.shape))
+        parts = self._cached('human_parts', path, lambda: formats.read_human_parts(path, self.shape))
+        return self._fitted('human_parts', path, parts)
 
     def saliency(self, path: str) -> np.ndarray:
-        return self._checked(path, formats.read_saliency(path))
+        levels = formats.read_levels(path)
+        if 'saliency' in self.noted:
+            self.noted['saliency'].measure_levels(levels)
+        return self._fitted('saliency', path, formats.saliency_mask(levels))
 
     def normals(self, paths: tuple[str, str]) -> np.ndarray:
         path, context_path = paths
-        return formats.read_normals(path, formats.normals_validity(self.context_labels(context_path)))
+        vectors = formats.decode_normals(formats.read_normal_codes(path))
+        valid = formats.normals_validity(self._context('normals', context_path))
+        fits = vectors.shape[:2] == self.shape
+        if 'normals' in self.noted:
+            self.noted['normals'].measure_lengths(vectors, valid if fits else None)
+        if fits:
+            return formats.unit_normals(vectors, valid)
+        vectors = self._fitted('normals', path, formats.unit_normals(vectors))
+        vectors[~valid] = 0
+        return vectors
 
     def edge(self, path: str) -> np.ndarray:
-        return self._cached('edge', path, lambda: label_edges(self.context_labels(path)))
+        if self.strict or 'edge' in self.noted:
+            # A map of edges fits its image whatever size the labels had that it was made of.
+            self._context('edge', path)
+        return self._cached('edge', path, lambda: label_edges(self._context('edge', path)))
 
     def depth(self, path: str) -> np.ndarray:
-        return self._checked(path, formats.read_depth(path))
+        return self._fitted('depth', path, formats.read_depth(path))
 
-    def context_labels(self, path: str) -> np.ndarray:
+    def _context(self, task: str, path: str) -> np.ndarray:
+        """PASCAL-Context's labels for a task, at the size of the image."""
         if path not in self._context_labels:
-            self._context_labels[path] = self._cached(
-                'context_labels', path, lambda: self._checked(path, formats.read_context_labels(path))
-            )
-        return self._context_labels[path]
+            labels = self._cached('context_labels', path, lambda: formats.read_context_labels(path))
+            self._context_labels[path] = labels
+        labels = self._context_labels[path]
+        if task in self.noted:
+            self.noted[task].measure_context(labels)
+        return self._fitted(task, path, labels, TASKS['semseg'])
 
     def _cached(self, kind: str, path: str, read: Callable[[], np.ndarray]) -> np.ndarray:
         return read() if self.cache is None else self.cache.load(kind, path, self.shape, read)
 
-    def _checked(self, path: str, label: np.ndarray) -> np.ndarray:
-        if label.shape[:2] != self.shape:
-            raise ValueError(formats.size_mismatch(path, label.shape[:2], self.shape))
-        return label
+    def _fitted(self, name: str, path: str, label: np.ndarray, rule: Task | None = None) -> np.ndarray:
+        """A map at the size of the image, resized by the rule of a task, by default of its own."""
+        shape = label.shape[:2]
+        if shape == self.shape:
+            return label
+        same, turned = _same_proportions(shape, self.shape), _same_proportions(shape, self.shape[::-1])
+        if turned and not same:
+            raise ValueError(self._turned(path))
+        if self.strict:
+            raise ValueError(
+                f'{formats.size_mismatch(path, shape, self.shape)}, or leave out strict, which refuses to resize it'
+            )
+        sizes = f'{" x ".join(map(str, shape))} pixels (height x width) for {" x ".join(map(str, self.shape))}'
+        if not same:
+            sizes += ', of other proportions: is it of another image?'
+        self.resized.setdefault(name, f'{path}, {sizes}')
+        height, width = self.shape
+        return resize_label(rule or TASKS[name], label, width, height)
+
+    def _turned(self, path: str) -> str:
+        height, width = self.shape
+        message = f'the label map in {path} is turned by 90 degrees against its image of {height} x {width} pixels'
+        if self.orientation < 5:
+            return f'{message} (height x width); turn it, or fetch that file again'
+        message = (
+            f'{message} (height x width), a photo with the EXIF orientation {self.orientation}: it was drawn over '
+        )
+        if self.upright:
+            return f'{message}the pixels as they are stored; load such photos by LoadMultiTaskImage(upright=False)'
+        return f'{message}what viewers show; load such photos by LoadMultiTaskImage(upright=True)'
+
+
+def _same_proportions(shape: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether two sizes have the same ratio of sides, up to the rounding of one of them to whole pixels."""
+    return abs(shape[0] * other[1] - shape[1] * other[0]) <= max(*shape, *other)
 
 
 _READERS: dict[str, Callable[[_LabelFiles, str | tuple[str, str]], np.ndarray]] = {

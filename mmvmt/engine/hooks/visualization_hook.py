@@ -9,7 +9,7 @@ import mmcv
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from mmvmt.datasets.formats import read_image
+from mmvmt.datasets.images import read_image
 from mmvmt.registry import HOOKS
 from mmvmt.structures import MultiTaskDataSample
 from mmvmt.visualization import MultiTaskVisualizer

@@ -1,9 +1,13 @@
 import numpy as np
 import pytest
+from pascal_mt_folder import SKY, WALL
 from PIL import Image
 from scipy.io import savemat
 
 from mmvmt.datasets import PASCALContextMT, formats
+from mmvmt.datasets import files as raw_files
+from mmvmt.datasets.edges import label_edges
+from mmvmt.datasets.images import read_photo
 from mmvmt.datasets.transforms import LoadMultiTaskAnnotations, LoadMultiTaskImage, MultiTaskResize
 
 ALL = ('semseg', 'human_parts', 'saliency', 'normals', 'edge')
@@ -57,8 +61,9 @@ def test_context_labels_are_read_once_for_two_tasks(pascal_mt, monkeypatch):
 )
 @pytest.mark.parametrize('cached', [False, True])
 def test_only_files_of_enabled_tasks_are_opened_and_each_once(pascal_mt, tmp_path, monkeypatch, tasks, files, cached):
-    read, opened = formats._read_bytes, []
-    monkeypatch.setattr(formats, '_read_bytes', lambda path: (opened.append(path), read(path))[1])
+    read, opened = raw_files.read_bytes, []
+    for module in (raw_files, formats):
+        monkeypatch.setattr(module, 'read_bytes', lambda path: (opened.append(path), read(path))[1])
     load(pascal_mt, tasks=tasks, cache_dir=str(tmp_path / 'cache') if cached else None)
     img_id = pascal_mt.train[0]
     assert sorted(opened) == sorted(str(pascal_mt.path(name, img_id)) for name in ('image', *files))
@@ -78,18 +83,55 @@ def test_after_the_resize_maps_keep_the_original_size(pascal_mt):
 
 
 @pytest.mark.parametrize('task', ALL)
-def test_size_mismatch_names_file_and_both_sizes(pascal_mt, task):
+def test_maps_of_another_size_than_their_image_are_resized(pascal_mt, task):
+    small = load(pascal_mt, tasks=(task,))[f'gt_{task}']
+    img_id = pascal_mt.train[0]
+    Image.new('RGB', (120, 80)).save(pascal_mt.path('image', img_id))
+    label = load(pascal_mt, tasks=(task,))[f'gt_{task}']
+    assert label.dtype == small.dtype
+    if task == 'edge':
+        # Edges of the enlarged labels are as thin as others.
+        context = pascal_mt.context[img_id].repeat(2, axis=0).repeat(2, axis=1)
+        np.testing.assert_array_equal(label, label_edges(context))
+    elif task == 'normals':
+        length = np.linalg.norm(label, axis=2)
+        assert (length[:30] == 0).all()
+        np.testing.assert_allclose(length[30:], 1, atol=1e-5)
+        # Bilinear weights of a new pixel are 9, 3, 3 and 1 sixteenths.
+        expected = np.tensordot(np.array([9, 3, 3, 1]), small[20:22, 30:32].reshape(4, 3), 1)
+        np.testing.assert_allclose(label[41, 61], expected / np.linalg.norm(expected), atol=1e-4)
+    else:
+        np.testing.assert_array_equal(label, small.repeat(2, axis=0).repeat(2, axis=1))
+
+
+@pytest.mark.parametrize('task', ALL)
+def test_strictly_a_map_of_another_size_is_refused_by_name_and_both_sizes(pascal_mt, task):
     img_id = pascal_mt.train[0]
     Image.new('RGB', (50, 30)).save(pascal_mt.path('image', img_id))
-    with pytest.raises(ValueError, match=rf'size mismatch.*{img_id}\.(png|mat) has 40 x 60 .* 30 x 50'):
+    with pytest.raises(ValueError, match=rf'size mismatch.*{img_id}\.(png|mat) has 40 x 60 .* 30 x 50.*strict'):
+        load(pascal_mt, tasks=(task,), strict=True)
+
+
+@pytest.mark.parametrize('size, factor', [((20, 30), 2), ((80, 120), 0.5)])
+def test_normals_and_their_validity_may_differ_in_size(pascal_mt, size, factor):
+    img_id = pascal_mt.train[0]
+    context = np.full(size, SKY, dtype=np.uint16)
+    context[: size[0] // 2] = WALL
+    savemat(pascal_mt.path('context', img_id), {'LabelMap': context})
+    normals = load(pascal_mt, tasks=('normals',))['gt_normals']
+    assert normals.any(axis=2)[:20].all()
+    assert not normals[20:].any()
+    np.testing.assert_allclose(normals[:20], pascal_mt.normals[img_id][:20], atol=0.02)
+    with pytest.raises(ValueError, match=rf'size mismatch.*{img_id}\.mat has {size[0]} x {size[1]}'):
+        load(pascal_mt, tasks=('normals',), strict=True)
+
+
+@pytest.mark.parametrize('task', ALL)
+@pytest.mark.parametrize('factor', [1, 2])
+def test_a_map_that_is_turned_against_its_image_is_refused(pascal_mt, task, factor):
+    Image.new('RGB', (40 * factor, 60 * factor)).save(pascal_mt.path('image', pascal_mt.train[0]))
+    with pytest.raises(ValueError, match=r'turned by 90 degrees against its image of .*; turn it, or fetch'):
         load(pascal_mt, tasks=(task,))
-
-
-def test_size_mismatch_of_the_validity_of_normals(pascal_mt):
-    path = pascal_mt.path('context', pascal_mt.train[0])
-    savemat(path, {'LabelMap': np.ones((3, 4), dtype=np.uint16)})
-    with pytest.raises(ValueError, match=rf'size mismatch.*{path.name} has 3 x 4'):
-        load(pascal_mt, tasks=('normals',))
 
 
 @pytest.mark.parametrize('task', [*ALL[:4], 'context'])
@@ -133,7 +175,7 @@ def blobs(path, width, height, centres, radius):
 def test_reduced_decoding_keeps_every_point_where_it_was(tmp_path, size, scale, reduction, reduced_decoding):
     centres = [(0.15, 0.2), (0.5, 0.8), (0.85, 0.8)]
     path = blobs(str(tmp_path / 'picture.jpg'), *size, centres, radius=16)
-    image, shape, found = formats.read_reduced_image(path, lambda *_: scale[::-1])
+    image, shape, found, _ = read_photo(path, smallest=lambda *_: scale[::-1])
     assert (shape, found) == (size[::-1], reduction)
     assert image.shape[:2] == tuple(-(-edge // reduction) for edge in shape)
     results = LoadMultiTaskImage(scale, reduced_decoding=reduced_decoding).transform(dict(img_path=path))
@@ -168,7 +210,7 @@ def test_resizing_while_loading_equals_resizing_afterwards(pascal_mt, scale, kee
 def test_the_reduction_leaves_at_least_the_target(tmp_path, scale, reduction):
     path = tmp_path / 'picture.jpg'
     Image.new('RGB', (60, 41)).save(path)
-    assert formats.read_reduced_image(str(path), lambda *_: (scale, scale))[2] == reduction
+    assert read_photo(str(path), smallest=lambda *_: (scale, scale)).reduction == reduction
 
 
 @pytest.mark.parametrize('mode, extension, reduction', [('RGB', 'png', 1), ('L', 'jpg', 2), ('CMYK', 'jpg', 2)])
@@ -176,7 +218,7 @@ def test_other_pictures_load_as_without_reduced_decoding(tmp_path, mode, extensi
     path = str(tmp_path / f'picture.{extension}')
     color = dict(RGB=(10, 90, 200), L=70, CMYK=(10, 90, 200, 30))[mode]
     Image.new(mode, (61, 41), color).save(path)
-    assert formats.read_reduced_image(path, lambda *_: (20, 30))[2] == reduction
+    assert read_photo(path, smallest=lambda *_: (20, 30)).reduction == reduction
     loaded = [LoadMultiTaskImage((30, 20), reduced_decoding=r).transform(dict(img_path=path)) for r in (True, False)]
     np.testing.assert_allclose(loaded[0]['img'].astype(int), loaded[1]['img'].astype(int), atol=2)
 

@@ -1,0 +1,272 @@
+"""What the label maps of a task hold, and whether that can be: plausible files in another encoding train in silence."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from mmengine.dist import get_world_size
+from mmengine.logging import print_log
+from torch.utils.data import get_worker_info
+
+from mmvmt.structures import TASKS
+
+WINDOW = 50
+"""So many maps of a task are looked at while training, per process, before they are judged."""
+
+# 8 bits put the length of a unit vector off by less than 0.01, resizing without renormalising shortens some at edges.
+_LENGTH_TOLERANCE, _FAR_LENGTH = 0.1, 0.25
+_FAR_DEPTH = 300
+_SMALL_EDITION = 59
+
+
+class Finding(NamedTuple):
+    """Something about the label maps of a task that should not be.
+
+    Args:
+        text: In words.
+        impossible: No training can be right on such maps; otherwise it is merely unlikely.
+    """
+
+    text: str
+    impossible: bool = False
+
+
+@dataclass
+class LabelStatistics:
+    """What the maps of one task hold, summed over images."""
+
+    read: int = 0
+    classes: Counter = field(default_factory=Counter)
+    totals: Counter = field(default_factory=Counter)
+    ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
+    resized: list[str] = field(default_factory=list)
+
+    def add_range(self, name: str, low: float, high: float) -> None:
+        """Widen the range of a quantity."""
+        old_low, old_high = self.ranges.get(name, (low, high))
+        self.ranges[name] = (min(old_low, low), max(old_high, high))
+
+    def add(self, other: LabelStatistics) -> None:
+        """Add the findings of other images."""
+        self.read += other.read
+        self.classes += other.classes
+        self.totals.update(other.totals)
+        self.resized += other.resized
+        for name, (low, high) in other.ranges.items():
+            self.add_range(name, low, high)
+
+    def measure(self, task: str, label: np.ndarray) -> None:
+        """Add the label map of one image, as the pipeline gets it."""
+        self.read += 1
+        kind = TASKS[task].kind
+        if kind == 'vectors':
+            known = label.any(axis=2)
+            values = label[known]
+            self.totals.update(pixels=known.size, known=int(known.sum()), z=float(values[:, 2].sum(dtype=np.float64)))
+            self.totals.update(away=int((values[:, 2] < 0).sum()))
+            names = 'xyz'
+        elif kind == 'metric':
+            values = label[label > 0][:, None]
+            self.totals.update(pixels=label.size, known=len(values))
+            if len(values):
+                self.totals.update(median=float(np.median(values)))
+            names = ['metres']
+        else:
+            counts = np.bincount(label.ravel(), minlength=256)
+            self.classes.update({index: int(counts[index]) for index in np.flatnonzero(counts)})
+            values = np.flatnonzero(counts[: TASKS[task].ignore])[:, None]
+            names = []
+        self.totals.update(labelled_images=int(len(values) > 0))
+        if len(values):
+            low, high = values.min(axis=0), values.max(axis=0)
+            self.totals.update(constant=int((low == high).all()))
+            for name, *ends in zip(names, low, high):
+                self.add_range(name, *map(float, ends))
+
+    def measure_levels(self, levels: np.ndarray) -> None:
+        """Add the grey levels of a mask, as they are stored."""
+        self.add_range('level', int(levels.min()), int(levels.max()))
+
+    def measure_lengths(self, vectors: np.ndarray, valid: np.ndarray | None) -> None:
+        """Add vectors as they are stored, ``(H, W, 3)``; those that are grey have no direction and do not count."""
+        lengths = np.linalg.norm(vectors if valid is None else vectors[valid], axis=-1)
+        off = np.abs(lengths[lengths > _LENGTH_TOLERANCE] - 1)
+        self.totals.update(
+            stored=off.size, off_length=int((off > _LENGTH_TOLERANCE).sum()), far_off=int((off > _FAR_LENGTH).sum())
+        )
+
+    def measure_context(self, labels: np.ndarray) -> None:
+        """Add the map of PASCAL-Context's ids behind a task."""
+        self.add_range('context id', int(labels.min()), int(labels.max()))
+
+
+def judge(task: str, found: LabelStatistics) -> list[Finding]:
+    """What is wrong with the maps of a task.
+
+    Args:
+        task: Name of the task.
+        found: Of at least one map.
+    """
+    kind, images = TASKS[task].kind, f'{found.read} maps' if found.read > 1 else 'one map'
+    findings = []
+    labelled = found.totals['labelled_images']
+    if not labelled:
+        findings.append(Finding(f'no pixel is labelled in {images}'))
+    elif found.totals['constant'] > labelled / 2 and kind != 'binary' and set(found.classes) != {0, TASKS[task].ignore}:
+        findings.append(Finding(f'{found.totals["constant"]} of {images} hold a single value'))
+    if kind == 'classes' and labelled:
+        findings += _judge_classes(task, found, images)
+    elif kind == 'binary' and labelled:
+        findings += _judge_masks(found, images)
+    elif kind == 'vectors' and labelled:
+        findings += _judge_vectors(found)
+    elif kind == 'metric' and labelled and found.totals['median'] / labelled > _FAR_DEPTH:
+        median = found.totals['median'] / labelled
+        findings.append(Finding(f'the median depth is {median:.0f} on average; are these metres, or millimetres?'))
+    low, high = found.ranges.get('context id', (0, 0))
+    if low < high <= _SMALL_EDITION:
+        findings.append(
+            Finding(
+                f'LabelMap holds ids up to {high} only, of the 459 of PASCAL-Context; is it the edition of 59 classes? '
+                'Edges and the validity of normals need the other one'
+            )
+        )
+    return findings
+
+
+def _judge_classes(task: str, found: LabelStatistics, images: str) -> Iterable[Finding]:
+    ignore = TASKS[task].ignore
+    if set(found.classes) == {0, ignore}:
+        yield Finding(
+            f'{images} hold 0 and {ignore} alone, and {ignore} is no class but ignored; are these masks? A map of '
+            'classes holds their indices'
+        )
+    elif not found.classes[0]:
+        yield Finding(f'no pixel of {images} has class 0; are the indices shifted by one?')
+
+
+def _judge_masks(found: LabelStatistics, images: str) -> Iterable[Finding]:
+    if found.ranges.get('level') == (0, 1) or found.ranges.get('level') == (1, 1):
+        yield Finding(
+            f'the masks are stored as 0 and 1 ({images}), and foreground is what exceeds half of 255: all of it would '
+            'be background. Multiply them by 255',
+            impossible=True,
+        )
+    elif found.totals['constant'] > found.totals['labelled_images'] / 2:
+        yield Finding(f'{found.totals["constant"]} of {images} are constant, background or foreground everywhere')
+
+
+def _judge_vectors(found: LabelStatistics) -> Iterable[Finding]:
+    known, stored = found.totals['known'], found.totals['stored']
+    if found.totals['far_off'] > stored / 2:
+        yield Finding(
+            f'{found.totals["far_off"] / stored:.0%} of the normals are no unit vectors by far; they are stored as '
+            '255 (n + 1) / 2 in RGB',
+            impossible=True,
+        )
+    elif found.totals['off_length'] > stored / 10:
+        yield Finding(
+            f'{found.totals["off_length"] / stored:.0%} of the normals are no unit vectors: black or white pixels, '
+            'or another encoding than 255 (n + 1) / 2'
+        )
+    if found.totals['away'] > 0.9 * known:
+        yield Finding(
+            f'{found.totals["away"] / known:.0%} of the normals point away from the viewer, and nothing that is seen '
+            'does; is their z negated, or are the channels in another order?',
+            impossible=True,
+        )
+    elif found.totals['z'] < 0:
+        yield Finding('normals point away from the viewer on average; is their z negated?')
+
+
+def describe_resized(found: LabelStatistics) -> str:
+    """The maps of another size than their image, in words."""
+    return (
+        f'{len(found.resized)} of {found.read} maps have another size than their image and are resized to it, such as '
+        f'{found.resized[0]}'
+    )
+
+
+class LabelWatch:
+    """Looks at the first maps of each task while training, and judges them once.
+
+    A process judges after :data:`WINDOW` maps, or after its share of the data set if that is smaller; afterwards
+    nothing is measured, and nothing costs time. Copies of this object in the workers of a data loader know of each
+    other, so that one of them speaks.
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[str, LabelStatistics] = {}
+        keys = ('photos', *((what, task) for what in ('judged', 'resized') for task in TASKS))
+        self._places = {key: place for place, key in enumerate(keys)}
+        # Shared memory, which workers inherit: those of later epochs know what was said before.
+        self._said = torch.zeros(len(keys), dtype=torch.uint8).share_memory_()
+
+    def statistics(self, tasks: Iterable[str]) -> dict[str, LabelStatistics]:
+        """Where the next maps of those tasks that are still looked at have to be noted."""
+        return {task: LabelStatistics() for task in tasks if not self._is_said(('judged', task))}
+
+    def add(self, noted: Mapping[str, LabelStatistics], num_samples: int | None) -> None:
+        """Take note of an image's maps, and judge when there are enough.
+
+        Args:
+            noted: What :meth:`statistics` gave, filled.
+            num_samples: Size of the data set, if it is known.
+
+        Raises:
+            ValueError: Maps hold what cannot be.
+        """
+        worker = get_worker_info()
+        share = -(-(num_samples or WINDOW) // (get_world_size() * (worker.num_workers if worker else 1)))
+        for task, statistics in noted.items():
+            found = self._found.setdefault(task, LabelStatistics())
+            found.add(statistics)
+            if found.read >= min(WINDOW, share) and self._say(('judged', task)):
+                self._judge(task, found)
+
+    def warn_resized(self, task: str, text: str) -> None:
+        """Name a map of another size than its image, if the first maps of the task had the right one."""
+        if self._is_said(('judged', task)) and self._say(('resized', task)):
+            _warn(f'{task}: map of another size than its image, resized to it: {text}; further ones are not named')
+
+    def warn_turned(self, path: str, orientation: int) -> None:
+        """Name the first photo that is not stored upright."""
+        if self._say('photos'):
+            _warn(
+                f'the photo {path} is stored with the EXIF orientation {orientation}, and its label maps are taken to '
+                'have the same; if they were drawn upright, load photos by LoadMultiTaskImage(upright=True). Further '
+                'ones are not named'
+            )
+
+    def _judge(self, task: str, found: LabelStatistics) -> None:
+        if found.resized and self._say(('resized', task)):
+            _warn(f'{task}: {describe_resized(found)}')
+        findings = judge(task, found)
+        for finding in findings:
+            if not finding.impossible:
+                _warn(f'{task}: {finding.text}')
+        impossible = [finding.text for finding in findings if finding.impossible]
+        if impossible:
+            raise ValueError(f'{task}: {"; ".join(impossible)}. {_CHECK}')
+
+    def _is_said(self, key: str | tuple[str, str]) -> bool:
+        return bool(self._said[self._places[key]])
+
+    def _say(self, key: str | tuple[str, str]) -> bool:
+        """Whether nobody has said it, who then must not say it again."""
+        first = not self._is_said(key)
+        self._said[self._places[key]] = 1
+        return first
+
+
+_CHECK = 'tools/dataset/check_dataset.py looks at all files'
+
+
+def _warn(text: str) -> None:
+    print_log(f'{text}. {_CHECK}', logger='current', level=logging.WARNING)

@@ -12,7 +12,8 @@ from .experiments import (
     score_constant_predictor,
     write_encoder,
 )
-from .inferencer import ImagePrediction, MultiTaskInferencer, UnreadableImagesError
+from .inferencer import ImagePrediction, MultiTaskInferencer
+from .pictures import UnreadableImagesError
 
 __all__ = [
     'ImagePrediction',

@@ -1,17 +1,15 @@
-"""Maps of all tasks for pictures: files, folders, patterns and arrays."""
+"""Maps of all tasks for pictures."""
 
 from __future__ import annotations
 
 import argparse
-import glob
 import logging
 import os
 import os.path as osp
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
@@ -24,6 +22,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from mmvmt.apis.pictures import ImageInput, Picture, UnreadableImagesError, is_single, list_pictures, unreadable
 from mmvmt.apis.weights import build_model, load_weights
 from mmvmt.datasets.images import read_image
 from mmvmt.datasets.transforms import LoadMultiTaskAnnotations, LoadMultiTaskImage, PackMultiTaskInputs
@@ -33,30 +32,8 @@ from mmvmt.registry import TRANSFORMS
 from mmvmt.structures import TASKS, MultiTaskDataSample, NormalsAxes, check_tasks, save_predictions
 from mmvmt.visualization import MultiTaskVisualizer
 
-IMAGE_SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
-"""Files of a folder that count as pictures, in small or capital letters."""
-
 PICTURES = 'pictures'
 """Folder of the labelled pictures, beside those of the tasks."""
-
-ImageInput = str | os.PathLike | np.ndarray
-
-
-class UnreadableImagesError(ValueError):
-    """Some of several pictures could not be read; all others were computed.
-
-    Args:
-        failures: By path, what is wrong with the file.
-    """
-
-    def __init__(self, failures: Mapping[str, str]) -> None:
-        self.failures = dict(failures)
-        self.maps: dict[str, dict[str, np.ndarray]] = {}
-        """What was computed of the others, as :meth:`MultiTaskInferencer.__call__` would have returned it."""
-        super().__init__(
-            f'{_unreadable(self.failures)}. Everything else was computed; remove these files, or leave them out by '
-            f"on_unreadable='skip'"
-        )
 
 
 @dataclass(frozen=True)
@@ -66,7 +43,7 @@ class ImagePrediction:
     Args:
         name: Name of the picture within the call, without suffix; may hold folders.
         sample: The sample, with ``pred`` at the size of the picture.
-        path: File of the picture; None if it came as an array.
+        path: File of the picture; None if it came from memory.
         array: ``(H, W, 3)`` uint8, BGR; None if the file has to be read again.
     """
 
@@ -113,14 +90,6 @@ class ImagePrediction:
         return [*paths, path]
 
 
-class _Item(NamedTuple):
-    """One picture of a call."""
-
-    name: str
-    path: str | None = None
-    array: np.ndarray | None = None
-
-
 class MultiTaskInferencer:
     """Computes the maps of all tasks for pictures, at the size of the pictures.
 
@@ -128,9 +97,9 @@ class MultiTaskInferencer:
     weights by executing what a file holds, and keeps the results of a whole folder in memory until all are there.
 
     Pictures go through the pipeline of the config's ``test_dataloader`` without its annotations. Photos are turned
-    upright by the orientation in their EXIF data, as viewers and OpenCV show them. Several of different
-    sizes can share a batch: the smaller ones are padded, and because windows at their edge then see padding, maps there
-    differ a little from those of a batch of one.
+    upright by the orientation in their EXIF data, as viewers and OpenCV show them. Several of different sizes can share
+    a batch: the smaller ones are padded, and because windows at their edge then see padding, maps there differ a little
+    from those of a batch of one.
 
     Args:
         model: Path of a config, a config, or a model. A model that is given is used as it is, in evaluation mode.
@@ -195,7 +164,7 @@ class MultiTaskInferencer:
 
     def __call__(
         self,
-        inputs: ImageInput | Sequence[ImageInput],
+        inputs: ImageInput | Iterable[ImageInput],
         *,
         batch_size: int = 1,
         out_dir: str | os.PathLike | None = None,
@@ -204,8 +173,10 @@ class MultiTaskInferencer:
         """Compute the maps of pictures, and hold them all in memory; for many pictures, iterate over :meth:`predict`.
 
         Args:
-            inputs: Path of a picture or a folder, a pattern such as ``'photos/**/*.jpg'``, an array ``(H, W, 3)``
-                uint8 in BGR order, or a list of these.
+            inputs: Path of a picture or a folder, a pattern such as ``'photos/**/*.jpg'``, a picture in memory, or any
+                number of these. A picture in memory is an array ``(H, W, 3)`` uint8 in BGR order, as OpenCV reads it; a
+                PIL image of any mode; a tensor ``(3, H, W)`` uint8 in RGB order, as torchvision reads it; or an opened
+                file or its bytes. Grey arrays and tensors have one channel or none.
             batch_size: Pictures that go through the model together.
             out_dir: Folder for maps and labelled pictures, see :meth:`ImagePrediction.save`.
             on_unreadable: What to do when some of several pictures cannot be read: ``'raise'`` after all others were
@@ -213,11 +184,12 @@ class MultiTaskInferencer:
 
         Returns:
             For one picture its maps by task, see :attr:`ImagePrediction.maps`; for a folder, a pattern or a list those
-            of every picture, by its name: the path within the folder without suffix, ``array_0`` for an array.
+            of every picture, by its name: the path within the folder without suffix, ``array_0`` in memory.
 
         Raises:
             FileNotFoundError: There is no such picture, or none in the folder.
-            ValueError: An array is no picture, or the one picture cannot be read.
+            TypeError: An input is nothing that holds a picture.
+            ValueError: An array or a tensor is no picture, or the one picture cannot be read.
             UnreadableImagesError: Some of several cannot be read; its ``maps`` are those of the others.
         """
         maps: dict[str, dict[str, np.ndarray]] = {}
@@ -229,10 +201,10 @@ class MultiTaskInferencer:
         except UnreadableImagesError as error:
             error.maps = maps
             raise
-        return next(iter(maps.values())) if _is_single(inputs) else maps
+        return next(iter(maps.values())) if is_single(inputs) else maps
 
     def predict(
-        self, inputs: ImageInput | Sequence[ImageInput], *, batch_size: int = 1, on_unreadable: str = 'raise'
+        self, inputs: ImageInput | Iterable[ImageInput], *, batch_size: int = 1, on_unreadable: str = 'raise'
     ) -> Iterator[ImagePrediction]:
         """Compute picture after picture; no more than one batch is in memory.
 
@@ -242,55 +214,59 @@ class MultiTaskInferencer:
             raise ValueError(f'batch_size must be 1 or more, got {batch_size}')
         if on_unreadable not in ('raise', 'skip'):
             raise ValueError(f"on_unreadable must be 'raise' or 'skip', got {on_unreadable!r}")
-        return self._predict(_items(inputs), batch_size, on_unreadable, _is_single(inputs))
+        return self._predict(list_pictures(inputs), batch_size, on_unreadable, is_single(inputs))
 
     def _predict(
-        self, items: Sequence[_Item], batch_size: int, on_unreadable: str, single: bool
+        self, pictures: Sequence[Picture], batch_size: int, on_unreadable: str, single: bool
     ) -> Iterator[ImagePrediction]:
         failures: dict[str, str] = {}
-        with self._progress(len(items)) as advance:
-            for start in range(0, len(items), batch_size):
-                batch = items[start : start + batch_size]
+        with self._progress(len(pictures)) as advance:
+            for start in range(0, len(pictures), batch_size):
+                batch = pictures[start : start + batch_size]
                 loaded = []
-                for item in batch:
+                for picture in batch:
                     try:
-                        loaded.append((item, self._load(item)))
+                        loaded.append((picture, *self._load(picture)))
                     except (OSError, ValueError) as error:
                         if single:
                             raise
-                        failures[item.path] = str(error)
+                        failures[picture.path or picture.name] = str(error)
                 if loaded:
                     yield from self._forward(loaded)
                 advance(len(batch))
         if failures and on_unreadable == 'raise':
             raise UnreadableImagesError(failures)
         if failures:
-            print_log(_unreadable(failures), logger='current', level=logging.WARNING)
+            print_log(unreadable(failures), logger='current', level=logging.WARNING)
 
-    def _load(self, item: _Item) -> dict[str, Any]:
-        results = dict(img_id=item.name, **self.axes.meta)
-        if item.path is not None:
-            if not osp.isfile(item.path):
-                raise FileNotFoundError(f'picture {item.path!r} does not exist')
-            try:
-                return self._loader(results | dict(img_path=item.path))
-            except Image.DecompressionBombError as error:
-                raise ValueError(f'picture {item.path!r} is too large: {error}') from error
-        results |= dict(img=item.array, ori_shape=item.array.shape[:2], img_shape=item.array.shape[:2])
-        return results if self._loader.resize is None else self._loader.resize(results)
+    def _load(self, picture: Picture) -> tuple[dict[str, Any], np.ndarray | None]:
+        """What the pipeline goes on with; the picture at its own size, None if its file has to be read again."""
+        results = dict(img_id=picture.name, **self.axes.meta)
+        try:
+            if picture.path is None:
+                image = picture.decode()
+                results |= dict(img=image, ori_shape=image.shape[:2], img_shape=image.shape[:2])
+                return results if self._loader.resize is None else self._loader.resize(results), image
+            if not osp.isfile(picture.path):
+                raise FileNotFoundError(f'picture {picture.path!r} does not exist')
+            results = self._loader(results | dict(img_path=picture.path))
+        except Image.DecompressionBombError as error:
+            raise ValueError(f'picture {(picture.path or picture.name)!r} is too large: {error}') from error
+        return results, results['img'] if self._loader.resize is None else None
 
-    def _forward(self, loaded: Sequence[tuple[_Item, dict[str, Any]]]) -> Iterator[ImagePrediction]:
-        images = [item.array if self._loader.resize else results['img'] for item, results in loaded]
+    def _forward(
+        self, loaded: Sequence[tuple[Picture, dict[str, Any], np.ndarray | None]]
+    ) -> Iterator[ImagePrediction]:
         packed = []
-        for _, results in loaded:
+        for _, results, _ in loaded:
             for transform in self._transforms:
                 results = transform(results)
             packed.append(results)
         data = {key: [entry[key] for entry in packed] for key in ('inputs', 'data_samples')}
         with self._settings():
             samples = self.model.test_step(data)
-        for (item, _), image, sample in zip(loaded, images, samples):
-            yield ImagePrediction(item.name, sample, item.path, image)
+        for (picture, _, image), sample in zip(loaded, samples):
+            yield ImagePrediction(picture.name, sample, picture.path, image)
 
     @contextmanager
     def _settings(self) -> Iterator[None]:
@@ -402,70 +378,3 @@ def _build_pipeline(pipeline: Sequence[dict[str, Any]]) -> tuple[LoadMultiTaskIm
     # Pictures without label maps have no orientation to keep; people see them upright.
     transforms[0].upright = True
     return transforms[0], transforms[1:]
-
-
-def _is_single(inputs: ImageInput | Sequence[ImageInput]) -> bool:
-    if isinstance(inputs, (str, os.PathLike)):
-        return not osp.isdir(inputs) and not _is_pattern(inputs)
-    return isinstance(inputs, np.ndarray)
-
-
-def _is_pattern(path: str | os.PathLike) -> bool:
-    return glob.has_magic(os.fspath(path)) and not osp.exists(path)
-
-
-def _items(inputs: ImageInput | Sequence[ImageInput]) -> list[_Item]:
-    """The pictures of a call, each with a name of its own."""
-    listed = [inputs] if isinstance(inputs, (str, os.PathLike, np.ndarray)) else list(inputs)
-    if not listed:
-        raise ValueError('there is no picture: the list of inputs is empty')
-    entries: list[str | np.ndarray] = []
-    for position, entry in enumerate(listed):
-        if isinstance(entry, np.ndarray):
-            entries.append(_checked(entry, position))
-        elif isinstance(entry, (str, os.PathLike)):
-            entries.extend(_files(os.fspath(entry)))
-        else:
-            raise TypeError(f'input {position} must be a path or an array, got {type(entry).__name__}')
-    paths = [entry for entry in entries if isinstance(entry, str)]
-    root = osp.commonpath([osp.dirname(osp.abspath(path)) for path in paths]) if paths else ''
-    relative = [osp.relpath(osp.abspath(path), root) for path in paths]
-    stems = Counter(osp.splitext(path)[0] for path in relative)
-    # Two pictures that differ in their suffix alone keep it, or one's maps would replace the other's.
-    names = iter(path if stems[osp.splitext(path)[0]] > 1 else osp.splitext(path)[0] for path in relative)
-    items = [
-        _Item(next(names), path=entry) if isinstance(entry, str) else _Item(f'array_{position}', array=entry)
-        for position, entry in enumerate(entries)
-    ]
-    twice = [name for name, count in Counter(item.name for item in items).items() if count > 1]
-    if twice:
-        raise ValueError(f'picture {twice[0]!r} is named twice; name every picture once')
-    return items
-
-
-def _files(path: str) -> list[str]:
-    if osp.isdir(path):
-        found = [osp.join(path, name) for name in os.listdir(path) if name.lower().endswith(IMAGE_SUFFIXES)]
-        what = f'folder {path!r} holds no picture ({", ".join(IMAGE_SUFFIXES)})'
-    elif _is_pattern(path):
-        found = glob.glob(path, recursive=True)
-        what = f'pattern {path!r} matches no file'
-    else:
-        return [path]
-    found = sorted(name for name in found if osp.isfile(name))
-    if not found:
-        raise FileNotFoundError(what)
-    return found
-
-
-def _checked(array: np.ndarray, position: int) -> np.ndarray:
-    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
-        raise ValueError(
-            f'input {position} must be a picture (H, W, 3) uint8 in BGR order, got {array.shape} {array.dtype}'
-        )
-    return array
-
-
-def _unreadable(failures: Mapping[str, str]) -> str:
-    lines = ''.join(f'\n  {reason}' for reason in failures.values())
-    return f'{len(failures)} of the pictures cannot be read:{lines}\n'.rstrip()

@@ -29,20 +29,26 @@ def read_bytes(path: str) -> bytes:
         return file.read()
 
 
-def decode_picture(path: str, prepare: Callable[[Image.Image], None] | None = None) -> Image.Image:
+def decode_picture(
+    path: str,
+    prepare: Callable[[Image.Image], None] | None = None,
+    content: bytes | Image.Image | None = None,
+) -> Image.Image:
     """Decode a picture whole.
 
     Args:
         path: A file in any format that Pillow reads.
         prepare: Sees the picture when only its head is read.
+        content: The bytes of the file, or what Pillow opened; ``path`` is then only its name.
 
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: The file is truncated or no picture.
     """
-    data = read_bytes(path)
+    data = read_bytes(path) if content is None else content
+    size = f' ({len(data)} bytes)' if isinstance(data, bytes) else ''
     try:
-        picture = Image.open(io.BytesIO(data))
+        picture = Image.open(io.BytesIO(data)) if isinstance(data, bytes) else data
         if prepare is not None:
             prepare(picture)
         picture.load()
@@ -50,11 +56,11 @@ def decode_picture(path: str, prepare: Callable[[Image.Image], None] | None = No
         # Pillow's own words name a memory address here.
         reason = 'unknown format' if isinstance(error, UnidentifiedImageError) else error
         raise ValueError(
-            f'cannot decode {path} ({len(data)} bytes): {reason}; it is truncated or no picture, fetch that file again'
+            f'cannot decode {path}{size}: {reason}; it is truncated or no picture, fetch that file again'
         ) from error
     # Pillow is content once all pixels are there; a PNG without its end was cut while it was written.
-    if picture.format == 'PNG' and _PNG_END not in data:
-        raise ValueError(f'cannot decode {path} ({len(data)} bytes): PNG truncated before its end, fetch it again')
+    if picture.format == 'PNG' and isinstance(data, bytes) and _PNG_END not in data:
+        raise ValueError(f'cannot decode {path}{size}: PNG truncated before its end, fetch it again')
     return picture
 
 

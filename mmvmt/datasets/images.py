@@ -42,13 +42,14 @@ class Photo(NamedTuple):
     orientation: int
 
 
-def read_image(path: str, upright: bool = False) -> np.ndarray:
+def read_image(path: str, upright: bool = False, content: bytes | Image.Image | None = None) -> np.ndarray:
     """Read a picture, in the orientation its pixels are stored in, which is the one its label maps were drawn in.
 
     Args:
         path: A file in any format that Pillow reads. Of grey levels with 16 bits the upper 8 are taken; what is
             transparent gets the colours that are stored beneath.
         upright: Turn a photo as viewers show it, by the orientation in its EXIF data.
+        content: The bytes of the file, or what Pillow opened; ``path`` is then only its name.
 
     Returns:
         ``(H, W, 3)`` uint8 in BGR order.
@@ -57,11 +58,14 @@ def read_image(path: str, upright: bool = False) -> np.ndarray:
         FileNotFoundError: There is no such file.
         ValueError: The file is truncated or no picture, or its grey levels have no known range.
     """
-    return read_photo(path, upright).pixels
+    return read_photo(path, upright, content=content).pixels
 
 
 def read_photo(
-    path: str, upright: bool = False, smallest: Callable[[int, int], tuple[int, int]] | None = None
+    path: str,
+    upright: bool = False,
+    smallest: Callable[[int, int], tuple[int, int]] | None = None,
+    content: bytes | Image.Image | None = None,
 ) -> Photo:
     """Read a picture, and what is known of it.
 
@@ -73,6 +77,7 @@ def read_photo(
         path: As in :func:`read_image`.
         upright: As in :func:`read_image`; a photo that has to be turned is not reduced.
         smallest: Gives the height and width that are needed, from those of the file. None: all pixels.
+        content: As in :func:`read_image`.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -91,7 +96,7 @@ def read_photo(
                 (_, _, reduced_width, _) = drafted[1]
                 reduction = round(shape[1] / reduced_width)
 
-    picture = _turned(decode_picture(path, prepare), orientation, upright)
+    picture = _turned(decode_picture(path, prepare, content), orientation, upright)
     if reduction == 1:
         shape = picture.height, picture.width
     return Photo(_bgr(picture, path), shape, reduction, orientation)

@@ -1,4 +1,5 @@
 import argparse
+import io
 import logging
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from PIL import ExifTags, Image
 from tiny import FOUR_TASKS, tiny_model
 
 from mmvmt.apis import MultiTaskInferencer, UnreadableImagesError
-from mmvmt.apis.inferencer import _items, add_inferencer_arguments, build_inferencer
+from mmvmt.apis.inferencer import add_inferencer_arguments, build_inferencer
 from mmvmt.apis.weights import build_model
 from mmvmt.datasets import formats
 from mmvmt.engine.adapter_file import save_adapter
@@ -106,16 +107,6 @@ def test_several_pictures_are_named(kind, inferencer, folder):
     assert_same(maps[list(maps)[2]], inferencer(folder / 'd.png'))
 
 
-def test_names_keep_folders_and_tell_suffixes_apart(tmp_path):
-    for name in ('x/one.png', 'y/one.png', 'y/two.png', 'y/two.jpg'):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    names = [item.name for item in _items(str(tmp_path / '**/*.*'))]
-    assert names == ['x/one', 'y/one', 'y/two.jpg', 'y/two.png']
-    with pytest.raises(ValueError, match=r"picture 'one\.png' is named twice"):
-        _items([tmp_path / 'x/one.png', tmp_path / 'x' / '..' / 'x/one.png'])
-
-
 def test_pictures_of_one_batch_may_differ_in_size(inferencer, folder):
     alone, together = inferencer(folder), inferencer(folder, batch_size=3)
     for name, maps in together.items():
@@ -204,8 +195,12 @@ def test_unreadable_pictures_can_be_skipped(inferencer, folder):
         ('nowhere.jpg', FileNotFoundError, "picture 'nowhere.jpg' does not exist"),
         ('nowhere/*.jpg', FileNotFoundError, r"pattern 'nowhere/\*\.jpg' matches no file"),
         ([], ValueError, 'the list of inputs is empty'),
-        ([3], TypeError, 'input 0 must be a path or an array, got int'),
-        (np.zeros((4, 4), np.uint8), ValueError, r'input 0 must be a picture \(H, W, 3\) uint8'),
+        (3, TypeError, 'input 0 must be a path, an array, a tensor, a PIL image, or a file or its bytes, got int'),
+        (['a.jpg', None], TypeError, 'input 1 must be .*, got NoneType'),
+        (np.zeros((4, 4, 2), np.uint8), ValueError, r'input 0 must be a picture \(H, W, 3\) uint8'),
+        (torch.zeros(3, 4, 4), ValueError, r'input 0 must be a picture \(3, H, W\) uint8 in RGB .* torch.float32'),
+        (torch.zeros(4, 4, 3, dtype=torch.uint8)[:2], ValueError, r'got \(2, 4, 3\) torch.uint8'),
+        (b'no picture', ValueError, r'cannot decode array_0 \(10 bytes\): unknown format'),
         ([picture(), picture().astype(np.float32)], ValueError, 'input 1 must be a picture'),
     ],
 )
@@ -345,6 +340,95 @@ def test_photos_are_turned_upright(scale, model, tmp_path):
     assert_same(prediction.maps, inferencer(prediction.image))
     prediction.save(tmp_path / 'out')
     assert cv2.imread(str(tmp_path / 'out' / 'semseg' / 'photo.png'), cv2.IMREAD_UNCHANGED).shape == (88, 64)
+
+
+def in_memory(image, kind):
+    """A picture, BGR, as another library or a server has it."""
+    rgb = Image.fromarray(image[..., ::-1])
+    file = io.BytesIO()
+    rgb.save(file, 'png')
+    return {
+        'array': lambda: image,
+        'PIL': lambda: rgb,
+        'bytes': file.getvalue,
+        'bytearray': lambda: bytearray(file.getvalue()),
+        'file': lambda: io.BytesIO(file.getvalue()),
+        'opened': lambda: Image.open(io.BytesIO(file.getvalue())),
+        'tensor': lambda: torch.from_numpy(image[..., ::-1].transpose(2, 0, 1).copy()),
+        'tensor_with_alpha': lambda: torch.from_numpy(np.dstack([image[..., ::-1], image[..., 0]]).transpose(2, 0, 1)),
+        'array_with_alpha': lambda: np.dstack([image, image[..., 0]]),
+    }[kind]()
+
+
+IN_MEMORY = ('array', 'PIL', 'bytes', 'bytearray', 'file', 'opened', 'tensor', 'tensor_with_alpha', 'array_with_alpha')
+
+
+@pytest.mark.parametrize('kind', IN_MEMORY)
+def test_a_picture_in_memory_is_what_its_file_would_be(kind, inferencer, tmp_path):
+    image = picture()
+    cv2.imwrite(str(tmp_path / 'picture.png'), image)
+    expected = inferencer(tmp_path / 'picture.png')
+    assert_same(inferencer(in_memory(image, kind)), expected)
+    several = inferencer([in_memory(image, kind), tmp_path / 'picture.png'], batch_size=2)
+    assert list(several) == ['array_0', 'picture']
+    (prediction,) = inferencer.predict(in_memory(image, kind))
+    np.testing.assert_array_equal(prediction.image, image)
+    prediction.save(tmp_path / 'out')
+    assert (tmp_path / 'out' / 'semseg' / 'array_0.png').is_file()
+
+
+@pytest.mark.parametrize('mode', ['L', 'I;16', 'RGBA', 'LA', 'P', '1', 'CMYK', 'YCbCr'])
+def test_pil_images_of_every_mode(mode, inferencer):
+    image = as_it_comes(picture(), mode)
+    (prediction,) = inferencer.predict(image)
+    shown = image.point(lambda level: level / 256).convert('L') if mode == 'I;16' else image
+    np.testing.assert_array_equal(prediction.image[..., ::-1], np.asarray(shown.convert('RGB')))
+
+
+@pytest.mark.parametrize('mode', ['I', 'F'])
+def test_pil_images_without_a_known_range(mode, inferencer):
+    with pytest.raises(ValueError, match=f'array_0 holds grey levels of 32 bits .mode {mode!r}.'):
+        inferencer(Image.fromarray(picture()[..., 0]).convert(mode))
+
+
+def test_grey_arrays_and_tensors(inferencer):
+    grey = picture()[..., 0]
+    expected = inferencer(np.dstack([grey] * 3))
+    for variant in (grey, grey[..., None], torch.from_numpy(grey), torch.from_numpy(grey)[None]):
+        assert_same(inferencer(variant), expected)
+
+
+def test_batches_and_iterators(inferencer):
+    images = [picture(seed=seed) for seed in range(2)]
+    expected = inferencer(images)
+    for batch in (np.stack(images), torch.from_numpy(np.stack(images)[..., ::-1].copy()).permute(0, 3, 1, 2)):
+        for name, maps in inferencer(batch).items():
+            assert_same(maps, expected[name])
+    assert list(inferencer(image for image in images)) == ['array_0', 'array_1']
+
+
+@pytest.mark.parametrize('opened', [True, False])
+def test_photos_in_memory_are_turned_upright(opened, model):
+    exif, file = Image.Exif(), io.BytesIO()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.fromarray(picture(64, 88)).save(file, 'png', exif=exif)
+    source = Image.open(file) if opened else file.getvalue()
+    for scale in (None, (32, 24)):
+        loader = dict(type='mmvmt.LoadMultiTaskImage', scale=scale)
+        inferencer = MultiTaskInferencer(model, pipeline=[loader, dict(type='mmvmt.PackMultiTaskInputs')])
+        (prediction,) = inferencer.predict(source)
+        np.testing.assert_array_equal(prediction.image[..., ::-1], np.rot90(picture(64, 88), -1))
+        assert prediction.maps['normals'].shape == (3, 88, 64)
+
+
+def test_damaged_pictures_in_memory_are_named(inferencer):
+    data = in_memory(picture(), 'bytes')
+    inputs = [picture(), data[:200], Image.open(io.BytesIO(data[:200])), b'']
+    with pytest.raises(UnreadableImagesError) as caught:
+        inferencer(inputs)
+    assert list(caught.value.failures) == ['array_1', 'array_2', 'array_3']
+    assert list(caught.value.maps) == ['array_0']
+    assert all(f'cannot decode {name}' in reason for name, reason in caught.value.failures.items())
 
 
 def test_saved_maps_are_read_as_labels(inferencer, folder, tmp_path):

@@ -18,7 +18,7 @@ from mmengine.structures import PixelData
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from mmvmt.models import AdaptedSwin, MultiTaskEncoderDecoder
+from mmvmt.models import AdaptedEncoder, MultiTaskEncoderDecoder
 from mmvmt.registry import MODELS
 from mmvmt.structures import IGNORE_INDEX, TASKS, MultiTaskDataSample
 
@@ -171,7 +171,7 @@ def build_with_tasks(config: Path, count: int, settings: Settings) -> MultiTaskE
     return model.to(settings.device).train()
 
 
-def widths(encoder: AdaptedSwin) -> list[int]:
+def widths(encoder: AdaptedEncoder) -> list[int]:
     """Widths of the maps that leave an encoder."""
     return [encoder.num_features[index] for index in encoder.out_indices]
 

@@ -28,7 +28,7 @@ def load_weights(model: nn.Module, path: str | os.PathLike, trusted: bool = Fals
     Where the file holds no frozen weights, those of the encoder's ``init_cfg`` are loaded first.
 
     Args:
-        model: A model whose ``backbone`` is an ``AdaptedSwin``.
+        model: A model whose ``backbone`` is an ``AdaptedEncoder``.
         path: A checkpoint, or an adapter file.
         trusted: Let a checkpoint execute what it holds besides weights; adapter files hold nothing of the kind.
 

@@ -68,7 +68,7 @@ def trained_names(model: nn.Module) -> list[str]:
     parameters of the encoder that plugins train.
 
     Raises:
-        TypeError: The model's ``backbone`` is no ``AdaptedSwin``.
+        TypeError: The model's ``backbone`` is no ``AdaptedEncoder``.
     """
     left_out = {f'backbone.{name}' for name in encoder_of(model).pretrained_names()}
     return [name for name in unwrapped(model).state_dict() if name not in left_out]
@@ -87,7 +87,7 @@ def save_adapter(
     """Write what was trained of a model into a file, atomically.
 
     Args:
-        model: A model whose ``backbone`` is an ``AdaptedSwin``.
+        model: A model whose ``backbone`` is an ``AdaptedEncoder``.
         path: The file; its name ends in ``.safetensors``.
         half: ``'float16'`` or ``'bfloat16'``: store tensors of two and more dimensions in this type. Vectors, such as
             biases, norms and running statistics, stay as they are.
@@ -100,7 +100,7 @@ def save_adapter(
         The manifest.
 
     Raises:
-        TypeError: The model's ``backbone`` is no ``AdaptedSwin``.
+        TypeError: The model's ``backbone`` is no ``AdaptedEncoder``.
         ValueError: The suffix or ``half`` is wrong, an adapter is merged, or a value does not fit into ``half``.
     """
     path = os.fspath(path)
@@ -190,7 +190,7 @@ def load_adapter(model: nn.Module, path: str | os.PathLike) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: There is no such file.
-        TypeError: The model's ``backbone`` is no ``AdaptedSwin``.
+        TypeError: The model's ``backbone`` is no ``AdaptedEncoder``.
         ValueError: The file is damaged or no adapter file; or it belongs to other tasks, another method, another
             encoder (one that was never loaded, too) or other heads; or a tensor is missing, unexpected or of another
             shape or kind; or an adapter of the model is merged.

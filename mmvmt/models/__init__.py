@@ -3,7 +3,7 @@ from mmvmt.compat import operators
 # ruff: noqa: E402  mmseg imports the operators unguarded: what explains their absence has to come first
 operators('mmseg.models')
 
-from .backbones import AdaptedSwin
+from .backbones import AdaptedEncoder, AdaptedSwin
 from .data_preprocessor import MultiTaskDataPreProcessor
 from .losses import L1PixelLoss, PixelLoss, WeightedBCELoss
 from .multi_task_encoder_decoder import MultiTaskEncoderDecoder
@@ -12,6 +12,7 @@ from .task_heads import ClassesOutput, DeformableHead, DepthOutput, MLPHead, Pro
 
 __all__ = [
     'GROUPS',
+    'AdaptedEncoder',
     'AdaptedSwin',
     'ClassesOutput',
     'DeformableHead',

@@ -19,7 +19,9 @@ from mmseg.models.utils.embed import AdaptivePadding
 from torch import Tensor, nn
 
 from mmvmt.compat import check_records_graphs
-from mmvmt.models.backbones.swin import AdaptedSwin, Fills, ShiftedWindowAttention, _Prompts
+from mmvmt.models.backbones import AdaptedSwin
+from mmvmt.models.backbones.slots import Fills, Prompts
+from mmvmt.models.backbones.windows import ShiftedWindowAttention
 from mmvmt.models.multi_task_encoder_decoder import MultiTaskEncoderDecoder
 from mmvmt.models.task_heads import MLPHead
 from mmvmt.structures import TASKS, NormalsAxes, check_tasks
@@ -137,7 +139,7 @@ class DynamicWindowAttention(ShiftedWindowAttention):
         self._shared = shared
 
     def forward(
-        self, x: Tensor, hw: tuple[int, int], fills: Fills, prompts: _Prompts | None = None
+        self, x: Tensor, hw: tuple[int, int], fills: Fills, prompts: Prompts | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """``(B, H*W, C)`` to ``(B, H*W, C)``, and the prompts' ``(B, P, C)`` where they are carried on."""
         w_msa, area = self.w_msa, self.window_size**2

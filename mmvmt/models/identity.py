@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mmvmt.registry import type_in_configs
 
-from .backbones.swin import FROZEN_DTYPES, AdaptedSwin
+from .backbones.adapted import FROZEN_DTYPES, AdaptedEncoder
 from .wrappers import unwrapped
 
 FULL_STORAGE = 'float32'
@@ -43,17 +43,17 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def encoder_of(model: nn.Module) -> AdaptedSwin:
+def encoder_of(model: nn.Module) -> AdaptedEncoder:
     """The encoder of a model, which may be wrapped for several ranks.
 
     Raises:
-        TypeError: The model's ``backbone`` is no ``AdaptedSwin``.
+        TypeError: The model's ``backbone`` is no ``AdaptedEncoder``.
     """
     model = unwrapped(model)
     encoder = getattr(model, 'backbone', None)
-    if not isinstance(encoder, AdaptedSwin):
+    if not isinstance(encoder, AdaptedEncoder):
         raise TypeError(
-            f'only of a model whose backbone is an AdaptedSwin is it known what is frozen; the backbone of '
+            f'only of a model whose backbone is an AdaptedEncoder is it known what is frozen; the backbone of '
             f'{type(model).__name__} is {type(encoder).__name__}'
         )
     return encoder
@@ -92,12 +92,12 @@ def check_method_record(theirs: list[dict] | None, model: nn.Module, what: str) 
         )
 
 
-def _storage_of(encoder: AdaptedSwin) -> str:
+def _storage_of(encoder: AdaptedEncoder) -> str:
     names = {dtype: name for name, dtype in FROZEN_DTYPES.items()}
     return FULL_STORAGE if encoder.frozen_dtype is None else names[encoder.frozen_dtype]
 
 
-def encoder_fingerprint(encoder: AdaptedSwin, storage: str | None = None) -> str:
+def encoder_fingerprint(encoder: AdaptedEncoder, storage: str | None = None) -> str:
     """Fingerprint of the frozen weights of an encoder.
 
     Args:
@@ -112,14 +112,14 @@ def encoder_fingerprint(encoder: AdaptedSwin, storage: str | None = None) -> str
     return fingerprint(weights)
 
 
-def encoder_fingerprints(encoder: AdaptedSwin) -> dict[str, str]:
+def encoder_fingerprints(encoder: AdaptedEncoder) -> dict[str, str]:
     """Fingerprints by storage: those of the encoder as it is and, of one in float32, of what it is rounded to."""
     own = _storage_of(encoder)
     storages = (own, *FROZEN_DTYPES) if own == FULL_STORAGE else (own,)
     return {storage: encoder_fingerprint(encoder, storage) for storage in storages}
 
 
-def check_encoder(encoder: AdaptedSwin, fingerprints: Mapping[str, str], what: str) -> None:
+def check_encoder(encoder: AdaptedEncoder, fingerprints: Mapping[str, str], what: str) -> None:
     """Refuse trained weights that belong to another encoder.
 
     An encoder in float32 and the same one with ``frozen_dtype`` count as one: they are compared in half precision.
@@ -156,7 +156,7 @@ def load_pretrained(model: nn.Module, what: str) -> None:
         what: What needs the encoder, for the error.
 
     Raises:
-        TypeError: The model's ``backbone`` is no ``AdaptedSwin``.
+        TypeError: The model's ``backbone`` is no ``AdaptedEncoder``.
         FileNotFoundError: The file of the encoder does not exist.
         ValueError: ``init_cfg`` is None, or its file is damaged or of another encoder.
     """
@@ -180,7 +180,7 @@ def leave_frozen_out(model: nn.Module, checkpoint: dict[str, Any]) -> None:
         checkpoint: A checkpoint of mmengine, changed in place.
 
     Raises:
-        TypeError: The model's ``backbone`` is no ``AdaptedSwin``.
+        TypeError: The model's ``backbone`` is no ``AdaptedEncoder``.
     """
     encoder = encoder_of(model)
     checkpoint.setdefault('meta', {})[_ENCODER_KEY] = encoder_fingerprints(encoder)
@@ -202,7 +202,7 @@ def fill_frozen_in(model: nn.Module, checkpoint: dict[str, Any]) -> None:
         checkpoint: A checkpoint of mmengine, changed in place.
 
     Raises:
-        TypeError: The model's ``backbone`` is no ``AdaptedSwin``.
+        TypeError: The model's ``backbone`` is no ``AdaptedEncoder``.
         ValueError: The model has another encoder, or one that was never loaded.
     """
     if not lacks_encoder(checkpoint):

@@ -33,7 +33,7 @@ def parameter_groups(model: nn.Module) -> dict[str, list[nn.Parameter]]:
     """Parameters of a model by :data:`GROUPS`; each stands in one group.
 
     Args:
-        model: A ``MultiTaskEncoderDecoder``, or any model whose ``backbone`` is an ``AdaptedSwin``.
+        model: A ``MultiTaskEncoderDecoder``, or any model whose ``backbone`` is an ``AdaptedEncoder``.
     """
     model = unwrapped(model)
     encoder = model.backbone

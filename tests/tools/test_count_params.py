@@ -102,7 +102,7 @@ def test_a_model_with_another_encoder_is_refused(tmp_path):
     config.write_text("_base_ = 'mmseg::swin/swin-tiny-patch4-window7-in1k-pre_upernet_8xb2-160k_ade20k-512x512.py'\n")
     failed = commands.run('tools/analysis/count_params.py', config, check=False)
     assert failed.returncode != 0
-    assert 'the backbone of EncoderDecoder is SwinTransformer; counts by group need an AdaptedSwin' in failed.stderr
+    assert 'the backbone of EncoderDecoder is SwinTransformer; counts by group need an AdaptedEncoder' in failed.stderr
 
 
 def test_it_needs_a_config_or_the_table():

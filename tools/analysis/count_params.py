@@ -14,7 +14,7 @@ from rich.table import Table
 from torch import nn
 
 import mmvmt  # noqa: F401  makes the scope known before the config is read
-from mmvmt.models import AdaptedSwin, parameter_groups
+from mmvmt.models import AdaptedEncoder, parameter_groups
 from mmvmt.models.parameter_groups import count
 from mmvmt.registry import MODELS
 
@@ -104,15 +104,15 @@ def build(cfg: Config) -> nn.Module:
     """The model of a config, without any weights being read.
 
     Raises:
-        SystemExit: It has no ``AdaptedSwin`` as its backbone.
+        SystemExit: It has no ``AdaptedEncoder`` as its backbone.
     """
     init_default_scope(cfg.get('default_scope', 'mmvmt'))
     model = MODELS.build(cfg.model)
     backbone = getattr(model, 'backbone', None)
-    if not isinstance(backbone, AdaptedSwin):
+    if not isinstance(backbone, AdaptedEncoder):
         raise SystemExit(
-            f'the backbone of {type(model).__name__} is {type(backbone).__name__}; counts by group need an AdaptedSwin '
-            f"(model.backbone.type='mmvmt.AdaptedSwin')"
+            f'the backbone of {type(model).__name__} is {type(backbone).__name__}; counts by group need an '
+            f"AdaptedEncoder (model.backbone.type='mmvmt.AdaptedSwin')"
         )
     return model
 

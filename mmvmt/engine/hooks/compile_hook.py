@@ -9,7 +9,7 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 
 from mmvmt.compat import check_records_graphs
-from mmvmt.models import AdaptedSwin, MultiTaskEncoderDecoder
+from mmvmt.models import AdaptedEncoder, MultiTaskEncoderDecoder
 from mmvmt.models.wrappers import unwrapped
 from mmvmt.registry import HOOKS
 
@@ -38,21 +38,21 @@ class CompileHook(Hook):
 
         Raises:
             ImportError: PyTorch is older than 2.7.
-            TypeError: The model is no ``MultiTaskEncoderDecoder`` and has no ``AdaptedSwin``.
+            TypeError: The model is no ``MultiTaskEncoderDecoder`` and has no ``AdaptedEncoder``.
         """
-        check_records_graphs('torch.compile of an AdaptedSwin')
+        check_records_graphs('torch.compile of an AdaptedEncoder')
         model = unwrapped(runner.model)
         if isinstance(model, MultiTaskEncoderDecoder):
             model.encode_decode = torch.compile(model.encode_decode, **self.options)
             # One graph from the image to the logits of all tasks leaves no place between two heads.
             model.gradients_at_once = False
             what = 'encoder and heads are'
-        elif isinstance(getattr(model, 'backbone', None), AdaptedSwin):
+        elif isinstance(getattr(model, 'backbone', None), AdaptedEncoder):
             model.backbone.forward = torch.compile(model.backbone.forward, **self.options)
             what = 'the encoder is'
         else:
             raise TypeError(
-                f'CompileHook compiles a MultiTaskEncoderDecoder or the AdaptedSwin of another model, got '
+                f'CompileHook compiles a MultiTaskEncoderDecoder or the AdaptedEncoder of another model, got '
                 f'{type(model).__name__}'
             )
         print_log(f'{what} compiled in the first iteration, which takes a while', logger='current')

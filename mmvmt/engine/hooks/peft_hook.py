@@ -1,4 +1,4 @@
-"""What trains in any model with an ``AdaptedSwin``, whatever optimizer its config asks for."""
+"""What trains in any model with an ``AdaptedEncoder``, whatever optimizer its config asks for."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mmengine.optim import OptimWrapper, OptimWrapperDict
 from torch import nn
 from torch.optim import Optimizer
 
-from mmvmt.models import AdaptedSwin
+from mmvmt.models import AdaptedEncoder
 from mmvmt.models.parameter_groups import count, parameter_groups
 from mmvmt.models.wrappers import unwrapped
 from mmvmt.registry import HOOKS
@@ -36,16 +36,16 @@ class PEFTHook(Hook):
         """Check, take out, report. The optimizer has no state yet, also where a run is resumed.
 
         Raises:
-            TypeError: The model's ``backbone`` is no ``AdaptedSwin``.
+            TypeError: The model's ``backbone`` is no ``AdaptedEncoder``.
             ValueError: It has no plugins, what trains is not what they declare, or the optimizer lacks a part of it.
         """
         if not isinstance(runner.optim_wrapper, (OptimWrapper, OptimWrapperDict)):
             return  # a test or validation
         model = unwrapped(runner.model)
         encoder = getattr(model, 'backbone', None)
-        if not isinstance(encoder, AdaptedSwin):
+        if not isinstance(encoder, AdaptedEncoder):
             raise TypeError(
-                f'PEFTHook is for models whose backbone is an AdaptedSwin, but {type(model).__name__} has '
+                f'PEFTHook is for models whose backbone is an AdaptedEncoder, but {type(model).__name__} has '
                 f"{type(encoder).__name__}; set model.backbone.type='mmvmt.AdaptedSwin'"
             )
         if not encoder.plugins:
@@ -67,7 +67,7 @@ class PEFTHook(Hook):
         )
 
 
-def _check_encoder(encoder: AdaptedSwin) -> None:
+def _check_encoder(encoder: AdaptedEncoder) -> None:
     declared = {id(p) for p in encoder.declared_parameters()}
     wrong = {True: [], False: []}
     for name, parameter in encoder.named_parameters():

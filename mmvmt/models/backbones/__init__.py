@@ -1,3 +1,4 @@
+from .adapted import AdaptedEncoder
 from .swin import AdaptedSwin
 
-__all__ = ['AdaptedSwin']
+__all__ = ['AdaptedEncoder', 'AdaptedSwin']

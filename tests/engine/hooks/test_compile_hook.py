@@ -58,10 +58,10 @@ def test_the_encoder_of_another_model_also_in_training(compiled):
 
 def test_older_releases_of_torch_are_refused(monkeypatch):
     monkeypatch.setattr(compat, 'RECORDS_GRAPHS', False)
-    with pytest.raises(ImportError, match=r'torch\.compile of an AdaptedSwin needs torch 2\.7 or later, this is'):
+    with pytest.raises(ImportError, match=r'torch\.compile of an AdaptedEncoder needs torch 2\.7 or later, this is'):
         CompileHook().before_run(SimpleNamespace(model=tiny_model()))
 
 
 def test_other_models_are_refused(compiled):
-    with pytest.raises(TypeError, match='or the AdaptedSwin of another model, got Linear'):
+    with pytest.raises(TypeError, match='or the AdaptedEncoder of another model, got Linear'):
         CompileHook().before_run(SimpleNamespace(model=nn.Linear(1, 1)))

@@ -8,7 +8,7 @@ import torch
 from tiny import FOUR_TASKS, VMT, batch, losses_of, model_cfg, perturb, tiny_model, tiny_swin
 from torch import nn
 
-from mmvmt.models.backbones.swin import _attention
+from mmvmt.models.backbones.windows import attention
 from mmvmt.registry import MODELS
 
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
@@ -112,7 +112,7 @@ def test_attention_in_half_precision_is_as_exact_as_its_type(dtype):
         return (q @ k.transpose(-2, -1) * 0.2 + mask.double()).softmax(-1) @ v
 
     exact = results([x.double() for x in (q, k, v)], definition)
-    ours = results([q, k, v], lambda q, k, v: _attention(q, k, v, mask, 0.0, 0.2))
+    ours = results([q, k, v], lambda q, k, v: attention(q, k, v, mask, 0.0, 0.2))
     for name, value, reference in zip(('out', 'q', 'k', 'v'), ours, exact):
         assert value.dtype == dtype
         # Scores, weights and sums are each rounded to the type: a few units in the last place of the largest entry.

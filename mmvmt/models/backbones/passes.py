@@ -1,0 +1,294 @@
+"""How often an encoder runs, and one run through its parts: once for all tasks as far as nothing depends on the task,
+and from there once per task, task after task or stacked along the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+import torch.utils.checkpoint
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from .plugins import tapping
+from .slots import Fill, Fills
+
+if TYPE_CHECKING:
+    from .adapted import AdaptedEncoder
+
+Parameters = dict[str, Tensor]
+"""What stands in for parameters of a module, by their names in it."""
+
+Size = tuple[int, int]
+"""Height and width."""
+
+
+class PartNames(NamedTuple):
+    """Names of the parts of an encoder, which run alone and one after another.
+
+    Args:
+        embedding: The part that makes tokens of images.
+        blocks: By stage and block.
+        transitions: By stage; None where the next stage follows at once.
+    """
+
+    embedding: str
+    blocks: dict[tuple[int, int], str]
+    transitions: dict[int, str | None]
+
+    @classmethod
+    def of(cls, encoder: AdaptedEncoder) -> PartNames:
+        """The names in an encoder."""
+        names = {id(module): name for name, module in encoder.named_modules()} | {id(None): None}
+        stages = encoder.stage_blocks()
+        return cls(
+            names[id(encoder.embedding_part())],
+            {
+                (stage, index): names[id(block)]
+                for stage, blocks in enumerate(stages)
+                for index, block in enumerate(blocks)
+            },
+            {stage: names[id(encoder.transition_part(stage))] for stage in range(len(stages))},
+        )
+
+    def of_parameter(self, parameter: str) -> str | None:
+        """The part that a parameter of the encoder belongs to; None: to none."""
+        names = {self.embedding, *self.blocks.values(), *self.transitions.values()}
+        path = parameter.split('.')
+        return next((name for end in range(1, len(path)) if (name := '.'.join(path[:end])) in names), None)
+
+
+class Stream(NamedTuple):
+    """State of the encoder between two blocks.
+
+    Args:
+        x: ``(B, H * W, C)``, the tokens.
+        hw: Height and width of the map that they are.
+        prompts: ``(B, P, C)``, what the block before made of its prompts; None where nothing is carried on.
+        tapped: What the blocks of this stage handed out for its tap.
+        taps: What left each stage so far: tokens, or tokens by task.
+        sizes: Height and width of each.
+    """
+
+    x: Tensor
+    hw: Size
+    prompts: Tensor | None = None
+    tapped: tuple[Tensor, ...] = ()
+    taps: tuple[dict[str, Tensor] | Tensor, ...] = ()
+    sizes: tuple[Size, ...] = ()
+
+    def stacked(self, tasks: int) -> Stream:
+        """The stream once for every task, along the batch."""
+        prompts = None if self.prompts is None else self.prompts.repeat(tasks, 1, 1)
+        return self._replace(x=self.x.repeat(tasks, 1, 1), prompts=prompts)
+
+    def parts(self, tasks: int) -> list[Stream]:
+        """The streams of stacked tasks."""
+        prompts = [None] * tasks if self.prompts is None else self.prompts.chunk(tasks)
+        return [self._replace(x=x, prompts=p) for x, p in zip(self.x.chunk(tasks), prompts)]
+
+
+class Pass(NamedTuple):
+    """One run of the encoder, for one task, for several stacked along the batch, or for none (``(None,)``).
+
+    Args:
+        tasks: The tasks.
+        generated: For each method (None where it takes no part) what it generated, one entry per task.
+        substitutes: For each task what stands in for parameters of the encoder, by the part that is run with it.
+    """
+
+    tasks: tuple[str | None, ...]
+    generated: tuple[tuple[Any, ...] | None, ...]
+    substitutes: tuple[dict[str, Parameters], ...]
+
+    def of(self, index: int) -> Pass:
+        """The pass of one of the tasks alone."""
+        generated = tuple(
+            given if given is None or len(given) < len(self.tasks) else given[index : index + 1]
+            for given in self.generated
+        )
+        return Pass(self.tasks[index : index + 1], generated, self.substitutes[index : index + 1])
+
+    def substituted(self, part: str | None) -> list[Parameters | None]:
+        """What stands in for the parameters of a part of the encoder, for each task."""
+        return [substitutes.get(part) for substitutes in self.substitutes]
+
+
+def run_passes(encoder: AdaptedEncoder, image: Tensor, tasks: tuple[str, ...]) -> dict[str, Stream]:
+    """Run an encoder as often as its methods need.
+
+    Args:
+        encoder: The encoder.
+        image: ``(B, 3, H, W)``.
+        tasks: Tasks whose features are wanted.
+
+    Returns:
+        The stream behind the last block for every task; what leaves the stages are its ``taps``.
+    """
+    common = Pass((None,), tuple(None if a.per_task else (a.generated(None),) for a in encoder.adapters), ({},))
+    blocks = encoder.blocks()
+    if not encoder.per_task:
+        return dict.fromkeys(tasks, _run(encoder, _embed(encoder, image, common), blocks, common, tasks))
+
+    of_task = [
+        tuple(
+            given if given is not None else (a.generated(task),) for a, given in zip(encoder.adapters, common.generated)
+        )
+        for task in tasks
+    ]
+    substitutes = [_substitutes(encoder, task) for task in tasks]
+    first = _first_of_task(encoder, substitutes[0])
+    shared = None
+    if first is not None:
+        shared = _run(encoder, _embed(encoder, image, common), blocks[:first], common, tasks)
+    rest = blocks[first or 0 :]
+
+    if encoder.task_order == 'sequential':
+        streams = {}
+        for task, generated, substituted in zip(tasks, of_task, substitutes):
+            run = Pass((task,), generated, (substituted,))
+            stream = _embed(encoder, image, run) if shared is None else shared
+            streams[task] = _run(encoder, stream, rest, run, (task,))
+        return streams
+    generated = tuple(
+        given if given is not None else tuple(of[index][0] for of in of_task)
+        for index, given in enumerate(common.generated)
+    )
+    run = Pass(tasks, generated, tuple(substitutes))
+    stream = _embed(encoder, image, run) if shared is None else shared.stacked(len(tasks))
+    kept = len(stream.taps)
+    stream = _run(encoder, stream, rest, run, tasks)
+    parts = [tap.chunk(len(tasks)) for tap in stream.taps[kept:]]
+    return {
+        task: stream._replace(taps=stream.taps[:kept] + tuple(part[index] for part in parts))
+        for index, task in enumerate(tasks)
+    }
+
+
+def _substitutes(encoder: AdaptedEncoder, task: str) -> dict[str, Parameters]:
+    """What stands in for parameters in the pass of a task, by the part that is run with it.
+
+    Raises:
+        ValueError: Two methods have copies of the same parameter, or one is none of a part of the encoder.
+    """
+    parts: dict[str, Parameters] = {}
+    for adapter in encoder.adapters:
+        for name, tensor in adapter.substitutes(encoder, task).items() if adapter.per_task else ():
+            part = encoder.parts.of_parameter(name)
+            if part is None:
+                raise ValueError(f'{type(adapter).__name__} cannot copy {name!r} per task')
+            parameter = name[len(part) + 1 :]
+            if parameter in parts.setdefault(part, {}):
+                raise ValueError(f'two plugins have copies of {name!r}; only one can')
+            parts[part][parameter] = tensor
+    return parts
+
+
+def _first_of_task(encoder: AdaptedEncoder, substitutes: dict[str, Parameters]) -> int | None:
+    """Position of the first block whose outputs depend on the task; None if even the tokens do."""
+    parts, blocks = encoder.parts, encoder.blocks()
+    if parts.embedding in substitutes:
+        return None
+    for position, (stage, block) in enumerate(blocks):
+        filled = any(encoder.adapters[index].per_task for index, _ in encoder.filled.get((stage, block), ()))
+        last = block == len(encoder.stage_blocks()[stage]) - 1
+        passed_on = last and parts.transitions[stage] in substitutes
+        if filled or passed_on or parts.blocks[stage, block] in substitutes:
+            return position
+    return len(blocks)
+
+
+def _embed(encoder: AdaptedEncoder, image: Tensor, run: Pass) -> Stream:
+    """Tokens of the images, for every task of the pass if they depend on it."""
+    part, substituted = encoder.embedding_part(), run.substituted(encoder.parts.embedding)
+    if any(substituted):
+        embedded = [_run_part(part, of_task, image) for of_task in substituted]
+        x, hw = torch.cat([tokens for tokens, _ in embedded]), embedded[0][1]
+    else:
+        x, hw = part(image)
+    return Stream(encoder.enter(x), _numbers(hw))
+
+
+def _run(
+    encoder: AdaptedEncoder, stream: Stream, blocks: Sequence[tuple[int, int]], run: Pass, tasks: tuple[str, ...]
+) -> Stream:
+    """Take the stream through some blocks; at a stage's end, tap the features of the tasks and go to the next stage."""
+    for stage, block in blocks:
+        x, prompts, tapped = _run_block(encoder, stage, block, stream, run)
+        stream = stream._replace(x=x, prompts=prompts, tapped=stream.tapped + tuple(tapped))
+        if block == len(encoder.stage_blocks()[stage]) - 1:
+            stream = _leave_stage(encoder, stage, stream, run, tasks)
+    return stream
+
+
+def _fills(encoder: AdaptedEncoder, stage: int, block: int, run: Pass) -> Fills:
+    """What fills the slots of a block in a pass."""
+    fills: Fills = {}
+    for index, site in encoder.filled.get((stage, block), ()):
+        adapter, generated = encoder.adapters[index], run.generated[index]
+        tasks = run.tasks if adapter.per_task else (None,)
+        fills.setdefault(site.slot, []).append(Fill(adapter, site, tasks, generated))
+    return fills
+
+
+def _run_block(
+    encoder: AdaptedEncoder, stage: int, block: int, stream: Stream, run: Pass
+) -> tuple[Tensor, Tensor | None, Sequence[Tensor]]:
+    """Outputs of a block: the stream, the prompts that are carried on, and what goes to the stage's tap."""
+    module, substituted = encoder.stage_blocks()[stage][block], run.substituted(encoder.parts.blocks[stage, block])
+    if len(run.tasks) > 1 and any(substituted):
+        # Every task has its own frozen layers here: they cannot share one batch.
+        streams = stream.parts(len(run.tasks))
+        parts = [_run_block(encoder, stage, block, part, run.of(index)) for index, part in enumerate(streams)]
+        x, prompts, _ = zip(*parts)
+        return torch.cat(x), None if prompts[0] is None else torch.cat(prompts), ()
+
+    fills = _fills(encoder, stage, block, run)
+    prompts = fills['tokens'][0].prompts(stream.prompts) if 'tokens' in fills else None
+    arguments = (stream.x, stream.hw, fills, prompts)
+
+    def forward(*args: Any) -> tuple[Tensor, Tensor | None, list[Tensor]]:
+        # Inside of what is checkpointed, so that the recomputation sees the substitutes too.
+        return _run_part(module, substituted[0], *args)
+
+    if getattr(module, 'with_cp', False) and torch.is_grad_enabled():
+        return torch.utils.checkpoint.checkpoint(forward, *arguments, use_reentrant=False)
+    return forward(*arguments)
+
+
+def _leave_stage(encoder: AdaptedEncoder, stage: int, stream: Stream, run: Pass, tasks: tuple[str, ...]) -> Stream:
+    """Tap what leaves a stage, and go to the next one."""
+    x, hw, prompts = stream.x, stream.hw, stream.prompts
+    tap = None
+    if stage in encoder.out_indices:
+        for adapter in tapping(encoder.adapters):
+            tap = adapter.tap(stage, x, stream.tapped, tasks) or tap
+    taps, sizes = stream.taps + (x if tap is None else tap,), stream.sizes + (hw,)
+    part, substituted = encoder.transition_part(stage), run.substituted(encoder.parts.transitions[stage])
+    if part is None:
+        return Stream(x, hw, prompts, (), taps, sizes)
+
+    def transition(x: Tensor, hw: Size) -> tuple[Tensor, Size]:
+        if not any(substituted):
+            return part(x, hw)
+        # One task's batch is not cut: in an exported graph its size is a symbol.
+        chunks = x.chunk(len(substituted)) if len(substituted) > 1 else (x,)
+        passed = [_run_part(part, of_task, chunk, hw) for chunk, of_task in zip(chunks, substituted)]
+        return torch.cat([tokens for tokens, _ in passed]), passed[0][1]
+
+    x, hw = transition(x, hw)
+    if prompts is not None:
+        prompts = encoder.prompts_behind(stage, prompts, transition)
+    return Stream(x, _numbers(hw), prompts, (), taps, sizes)
+
+
+def _run_part(part: nn.Module, substituted: Parameters | None, *arguments: Any) -> Any:
+    """Run a part of the encoder with what stands in for its parameters."""
+    return functional_call(part, substituted, arguments) if substituted else part(*arguments)
+
+
+def _numbers(hw: Sequence[int | Tensor]) -> Size:
+    """A size as numbers. While ``torch.jit`` traces it is made of tensors; the trace holds for this size alone."""
+    return tuple(int(edge) for edge in hw) if torch.jit.is_tracing() else tuple(hw)

@@ -243,30 +243,33 @@ class MultiTaskEncoderDecoder(BaseModel):
                     f"list the task in the data set's tasks"
                 )
         target = torch.stack([sample.gt.get(task) for sample in data_samples])
-        if self.heads[task].output.kind == 'classes':
-            self._check_classes(task, target, data_samples)
+        # Readers keep to what a data set declares; of others the values have to be looked at, which costs a GPU a stop.
+        if self.heads[task].output.kind == 'classes' and not self._check_declared(task, data_samples):
+            self._check_values(task, target, data_samples)
         return target
 
-    def _check_classes(self, task: str, target: Tensor, data_samples: Sequence[MultiTaskDataSample]) -> None:
+    def _check_declared(self, task: str, data_samples: Sequence[MultiTaskDataSample]) -> bool:
+        """Compare a head with the numbers of classes that the data set declares; whether it does for all samples."""
         classes = self.heads[task].output.channels
         declared = [sample.get('num_classes', {}).get(task) for sample in data_samples]
-        place = f'model.heads.{task}.output.num_classes is {classes}'
         for number in declared:
             if number not in (None, classes):
                 raise ValueError(
-                    f'{place}, but the data set has {number} classes of {task!r}; make them agree there or by '
-                    f'num_classes=dict({task}={classes}) of the data set'
+                    f'model.heads.{task}.output.num_classes is {classes}, but the data set has {number} classes of '
+                    f'{task!r}; make them agree there or by num_classes=dict({task}={classes}) of the data set'
                 )
-        # Readers keep to what a data set declares; of others the values have to be looked at, which costs a GPU a stop.
-        if None not in declared:
-            return
+        return None not in declared
+
+    def _check_values(self, task: str, target: Tensor, data_samples: Sequence[MultiTaskDataSample]) -> None:
+        """Look for labels that are no class of the head."""
+        classes = self.heads[task].output.channels
         wrong = ((target >= classes) & (target != IGNORE_INDEX)).flatten(1)
         if wrong.any():
             index = int(wrong.any(dim=1).nonzero()[0])
             label, sample = int(target[index].flatten()[wrong[index]][0]), data_samples[index]
             raise ValueError(
                 f'image {sample.get("img_path") or sample.get("img_id")!r} holds the class {label} of task {task!r}, '
-                f'but {place}'
+                f'but model.heads.{task}.output.num_classes is {classes}'
             )
 
     @staticmethod
@@ -295,7 +298,8 @@ class MultiTaskEncoderDecoder(BaseModel):
         """Predictions of every active task, as ``pred`` of the data samples.
 
         Raises:
-            ValueError: A sample was flipped, which predictions do not undo.
+            ValueError: A sample was flipped, which predictions do not undo, or a head has another number of classes
+                than the data set.
         """
         if data_samples is not None:
             flipped = [sample.get('img_id') for sample in data_samples if sample.get('flip')]
@@ -306,6 +310,8 @@ class MultiTaskEncoderDecoder(BaseModel):
                 MultiTaskDataSample(metainfo=dict(ori_shape=tuple(inputs.shape[2:]), img_shape=tuple(inputs.shape[2:])))
                 for _ in range(len(inputs))
             ]
+        for task in self.active_tasks:
+            self._check_declared(task, data_samples)
         logits = self._slide(inputs) if self.test_cfg['mode'] == 'slide' else self._whole(inputs)
         for index, sample in enumerate(data_samples):
             pred = PixelData()

@@ -94,6 +94,11 @@ def test_pipelines_run_on_a_real_folder(name, loader, scenes):
     packed = dataset[0]
     assert packed['inputs'].dtype == torch.uint8
     assert set(packed['data_samples'].gt.keys()) == set(cfg.model.heads)
+    outputs = {task: head.output for task, head in cfg.model.heads.items() if 'num_classes' in head.output}
+    for task, output in outputs.items():
+        assert output.num_classes == packed['data_samples'].num_classes[task]
+    if 'metrics' in cfg.val_evaluator:
+        EVALUATOR.build(cfg.val_evaluator).dataset_meta = dataset.metainfo
     crops = [t.crop_size for t in cfg[loader].dataset.pipeline if 'crop_size' in t]
     assert packed['data_samples'].gt.shape == packed['inputs'].shape[1:] == (crops[0] if crops else (64, 64))
 

@@ -116,6 +116,11 @@ def test_head_and_data_set_agree_on_the_number_of_classes(at_once):
     data['data_samples'][1].set_metainfo(dict(num_classes=dict(semseg=21, human_parts=7)))
     with pytest.raises(ValueError, match=r'heads.semseg.output.num_classes is 5, but the data set has 21 classes'):
         losses_of(model, data)
+    model.eval().set_active_tasks(['human_parts'])
+    model.test_step(data)
+    model.set_active_tasks()
+    with pytest.raises(ValueError, match=r'heads.semseg.output.num_classes is 5, but the data set has 21 classes'):
+        model.test_step(data)
 
 
 def test_a_label_that_is_no_class_of_the_head_names_image_task_and_class():

@@ -5,7 +5,7 @@
 #   DEMO_ARGS='...'     more arguments for tools/demo.py
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test setup-upstream test-upstream lint format clean distclean
+.PHONY: help setup demo test docs setup-upstream test-upstream lint format clean distclean
 
 VENV_PYTHON := .venv/bin/python
 UPSTREAM_PYTHON := .venv-upstream/bin/python
@@ -27,6 +27,10 @@ demo: setup ## render data, train, test and show four tasks on this machine
 test: setup ## run the whole test suite
 	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -n $(TEST_JOBS) --dist loadfile $(PYTEST_ARGS)
 
+docs: setup ## build the documentation as a site, in site/
+	$(VENV_PYTHON) -m sphinx --quiet --fail-on-warning --keep-going --conf-dir docs . site
+	@echo 'site/docs/index.html'
+
 setup-upstream: ## build .venv-upstream, with the packages of OpenMMLab itself
 	@tools/dev/setup_env.sh upstream
 
@@ -42,7 +46,7 @@ format: setup ## format the code and repair what can be repaired
 	$(VENV_PYTHON) -m ruff check --fix .
 
 clean: ## remove build products, caches and what the demo wrote
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache work_dirs/demo
+	rm -rf build dist site docs/api *.egg-info .pytest_cache .ruff_cache work_dirs/demo
 	find . -path './.venv*' -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean ## also remove both environments and the links of the editable install

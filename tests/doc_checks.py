@@ -34,6 +34,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 import mmvmt
+import mmvmt.registry
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / 'tools' / 'dev'))
@@ -494,6 +495,19 @@ def accepted(function: Callable) -> set[str]:
 
 
 @cache
+def registered() -> dict[str, dict[str, type]]:
+    """``{name of the registry: {name: class}}`` of everything that the package registers."""
+    found = {}
+    for name, value in vars(mmvmt.registry).items():
+        if isinstance(value, Registry) and value.scope == 'mmvmt':
+            value.import_from_location()
+            ours = {key: cls for key, cls in value.module_dict.items() if cls.__module__.startswith('mmvmt.')}
+            if ours:
+                found[name] = dict(sorted(ours.items()))
+    return found
+
+
+@cache
 def registered_class(name: str) -> type:
     """The class that ``type='...'`` names.
 
@@ -501,7 +515,7 @@ def registered_class(name: str) -> type:
         ValueError: Neither mmvmt nor mmengine registers it.
     """
     if name.startswith('mmvmt.'):
-        for classes in write_docs.registered().values():
+        for classes in registered().values():
             if name.removeprefix('mmvmt.') in classes:
                 return classes[name.removeprefix('mmvmt.')]
     for value in vars(mmengine.registry).values():

@@ -245,7 +245,7 @@ def test_one_version_of_ruff():
 def test_gate_runs_lint_and_tests():
     gate = ROOT / '.ci' / 'run'
     assert os.access(gate, os.X_OK)
-    assert gate.read_text().splitlines()[-2:] == ['make lint', 'make test']
+    assert gate.read_text().splitlines()[-3:] == ['make lint', 'make docs', 'make test']
     plan = run('make', '--no-print-directory', '--dry-run', 'lint', 'test', 'demo', cwd=ROOT).splitlines()
     assert plan[0] == 'tools/dev/setup_env.sh'
     expected = ('-m ruff format --check .', '-m ruff check .', '-m pytest', 'tools/demo.py')

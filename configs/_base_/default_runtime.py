@@ -1,3 +1,4 @@
+# Logs, hooks, checkpoints, environment.
 custom_imports = dict(imports=['mmvmt'])
 default_scope = 'mmvmt'
 env_cfg = dict(

@@ -58,6 +58,7 @@ TASKS: dict[str, Task] = {
         Task('depth', 'metric', 0, 'rmse', higher_is_better=False),
     )
 }
+"""The table of tasks."""
 
 
 def check_tasks(tasks: Iterable[str], known: Iterable[str] = tuple(TASKS)) -> tuple[str, ...]:

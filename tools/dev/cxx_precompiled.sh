@@ -25,11 +25,8 @@ header=$PRECOMPILED/operators.h
 (
     flock 9
     [[ -e $header ]] && exit
-    if "${compiler[@]}" "${flags[@]}" -g0 -x c++-header -o "$header.gch" - <<<'#include <torch/types.h>'; then
-        echo '#include <torch/types.h>' >"$header"
-    else
-        rm -f "$header.gch"
-        echo >"$header"
-    fi
+    echo '#include <torch/types.h>' >"$header"
+    "${compiler[@]}" "${flags[@]}" -g0 -x c++-header -o "$header.gch" "$header" ||
+        { rm -f "$header.gch" && : >"$header"; }
 ) 9>"$PRECOMPILED/lock"
 exec "${compiler[@]}" -include "$header" "$@" -g0

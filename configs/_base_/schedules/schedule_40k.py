@@ -1,3 +1,4 @@
+# AdamW, 40,000 iterations, warm-up and cosine.
 optim_wrapper = dict(
     type='OptimWrapper',
     constructor='mmvmt.PEFTOptimWrapperConstructor',

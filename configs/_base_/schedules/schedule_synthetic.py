@@ -1,3 +1,4 @@
+# AdamW, 1,200 iterations, for rendered scenes.
 optim_wrapper = dict(
     type='OptimWrapper',
     constructor='mmvmt.PEFTOptimWrapperConstructor',

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmvmt.engine.hooks.atomic_checkpoint_hook import write_atomically
+from mmvmt.structures import read_json
 
 from .measurement import Ratio
 
@@ -90,7 +91,7 @@ def read_rows(paths: Sequence[str | Path]) -> list[dict[str, Any]]:
     for path in paths:
         if not Path(path).is_file():
             raise FileNotFoundError(f'{path} does not exist; make it with the option --json')
-        content = json.loads(Path(path).read_text(encoding='utf-8'))
+        content = read_json(path)
         if not isinstance(content, list) or not all(isinstance(r, dict) and set(KEYS) <= set(r) for r in content):
             raise ValueError(f'{path} is no list of rows with {", ".join(KEYS)}')
         rows.extend(content)

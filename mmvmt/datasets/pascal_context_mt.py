@@ -173,6 +173,14 @@ class PASCALContextMT(BaseDataset):
             max_refetch=max_refetch,
         )
 
+    @classmethod
+    def _load_metainfo(cls, metainfo: Mapping | None = None) -> dict:
+        """As mmengine does, but lists of names may be in any encoding of :func:`mmvmt.structures.read_text`."""
+        files = {key: value for key, value in (metainfo or {}).items() if isinstance(value, str) and osp.isfile(value)}
+        return super()._load_metainfo(
+            {**(metainfo or {}), **{key: read_text(path).splitlines() for key, path in files.items()}}
+        )
+
     def __getitem__(self, idx: int) -> dict:
         """Run the pipeline on a sample, from the seed of ``idx`` where it has one."""
         seed = getattr(idx, 'seed', None)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mmvmt.registry import DATASETS
+from mmvmt.structures import read_json
 
 from .pascal_context_mt import PASCALContextMT
 
@@ -43,6 +43,6 @@ def _declared(data_root: Path) -> dict[str, str]:
     if not manifest.is_file():
         return {}
     try:
-        return {'normals_x': json.loads(manifest.read_text(encoding='utf-8')).get('normals_x', 'right')}
+        return {'normals_x': read_json(manifest).get('normals_x', 'right')}
     except (AttributeError, ValueError) as error:
         raise ValueError(f'{manifest} is no manifest of a rendered folder ({error}); render it again') from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from mmengine.logging import print_log
 from mmengine.structures import BaseDataElement
 
 from mmvmt.registry import EVALUATOR
-from mmvmt.structures import TASKS, check_tasks
+from mmvmt.structures import TASKS, check_tasks, read_json
 
 from .metrics import IoUMetric, RunningMetric
 from .metrics.base import image_name
@@ -109,18 +108,18 @@ class MultiTaskEvaluator(Evaluator):
             ``{'<task>/<figure>': value}``, and with references ``delta/<task>`` and ``delta_m``, in percent.
 
         Raises:
-            ValueError: Two metrics give the same key, or a task with a reference has no result.
+            ValueError: Two metrics give the same key, or a task has no result.
             KeyError: The main figure of a task is not among the results.
         """
         results = super().evaluate(size)
+        unscored = [task for task in self.compared_tasks if not math.isfinite(results.get(_main_key(task), 0.0))]
+        if unscored:
+            raise ValueError(
+                f'no result for task {", ".join(unscored)}: its metric gives no number. Check its label files, or take '
+                'the task out of the evaluator'
+            )
         if self.references is not None and self.compared_tasks:
-            main_figures = {task: results[_main_key(task, results)] for task in self.compared_tasks}
-            unscored = [task for task, figure in main_figures.items() if not math.isfinite(figure)]
-            if unscored:
-                raise ValueError(
-                    f'no result for task {", ".join(unscored)}: not one pixel of the set is labelled. Check its label '
-                    'files, or take the task and its reference out of the evaluator'
-                )
+            main_figures = {task: _main_figure(task, results) for task in self.compared_tasks}
             changes = relative_changes(main_figures, self.references)
             results.update({f'delta/{task}': change for task, change in changes.items()})
             results['delta_m'] = delta_m(main_figures, self.references)
@@ -264,10 +263,7 @@ def load_references(references: Mapping[str, float] | str | Path, tasks: Sequenc
         if not path.is_file():
             raise FileNotFoundError(f'file of references {path} does not exist; give a results file or a dictionary')
         source = f'references file {path}'
-        try:
-            references = json.loads(path.read_text(encoding='utf-8'))
-        except ValueError as error:
-            raise ValueError(f'{source} is not valid JSON: {error}') from error
+        references = read_json(path)
         if not isinstance(references, dict):
             raise ValueError(f'{source} must hold a dictionary, got {type(references).__name__}')
         figures = references.get('metrics')
@@ -300,13 +296,17 @@ def _name_tasks(metrics: Mapping[str, Mapping]) -> list[dict]:
     return configs
 
 
-def _main_key(task: str, results: Mapping[str, float]) -> str:
-    key = f'{task}/{TASKS[task].main_metric}'
+def _main_key(task: str) -> str:
+    return f'{task}/{TASKS[task].main_metric}'
+
+
+def _main_figure(task: str, results: Mapping[str, float]) -> float:
+    key = _main_key(task)
     if key not in results:
         raise KeyError(
             f'Delta_m needs {key!r}, and the results are {sorted(results)}; give the task the metric that computes it'
         )
-    return key
+    return results[key]
 
 
 def _number(value: float) -> str:

@@ -28,6 +28,7 @@ class Task:
         ignore: Value of unknown pixels (padding, filled borders).
         main_metric: Key of the figure that enters Delta_m, without the task's name; None: the task has none.
         higher_is_better: Direction of ``main_metric``.
+        needs_foreground: A map, or what a crop leaves of it, whose labelled pixels are all 0 counts as unlabelled.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Task:
     ignore: int
     main_metric: str | None
     higher_is_better: bool = True
+    needs_foreground: bool = False
 
     @property
     def channels(self) -> int:
@@ -51,7 +53,7 @@ TASKS: dict[str, Task] = {
     task.name: task
     for task in (
         Task('semseg', 'classes', IGNORE_INDEX, 'mIoU'),
-        Task('human_parts', 'classes', IGNORE_INDEX, 'mIoU'),
+        Task('human_parts', 'classes', IGNORE_INDEX, 'mIoU', needs_foreground=True),
         Task('saliency', 'binary', IGNORE_INDEX, 'mIoU'),
         Task('normals', 'vectors', 0, 'mean', higher_is_better=False),
         Task('edge', 'binary', IGNORE_INDEX, None),

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from scipy.io import savemat
 
-from mmvmt.structures import NormalsAxes
+from mmvmt.structures import NormalsAxes, read_json
 
 from .classes import VOC_CLASSES
 from .render import Sample, check_size, render_object, render_scene
@@ -332,8 +332,8 @@ def _claim(out: Path, arguments: dict, overwrite: bool) -> None:
 
 def _read_manifest(path: Path) -> dict:
     try:
-        manifest = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+        manifest = read_json(path)
+    except ValueError as error:
         raise FileExistsError(f'{path} is not readable ({error}); choose another folder') from error
     if not isinstance(manifest, dict) or manifest.get('layout') not in _LAYOUTS:
         raise FileExistsError(f'{path} names no layout of {", ".join(_LAYOUTS)}; choose another folder')

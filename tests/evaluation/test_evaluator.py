@@ -373,16 +373,27 @@ def test_references_may_name_a_results_file_per_task(tmp_path):
     assert load_references(references, ['semseg', 'normals', 'saliency']) == expected
 
 
-def test_a_task_without_a_labelled_pixel_has_no_delta():
-    evaluator = EVALUATOR.build(
-        {
-            'type': 'mmvmt.MultiTaskEvaluator',
-            'metrics': {'human_parts': {'type': 'mmvmt.IoUMetric', 'num_classes': 7}},
-            'references': {'human_parts': 61.93},
-        }
-    )
+@pytest.mark.parametrize('references', [{'human_parts': 61.93}, None])
+def test_a_task_without_a_labelled_pixel_is_an_error(references):
+    metrics = {'human_parts': {'type': 'mmvmt.IoUMetric', 'num_classes': 7}}
+    evaluator = build(metrics, references=references)
     maps = {'human_parts': torch.full((1, 4, 4), 255, dtype=torch.uint8)}
     predicted = {'human_parts': torch.zeros(1, 4, 4, dtype=torch.uint8)}
     evaluator.process([{'img_id': 'a', 'ori_shape': (4, 4), 'gt': maps, 'pred': predicted}])
-    with pytest.raises(ValueError, match='no result for task human_parts: not one pixel'):
+    with pytest.raises(ValueError, match='human_parts: no labelled pixel in the whole set; check the label files'):
         evaluator.evaluate(1)
+
+
+def test_a_metric_that_gives_no_number_is_an_error(samples, monkeypatch):
+    monkeypatch.setattr(NormalsMetric, 'compute', lambda self, state: {'mean': math.nan})
+    evaluator = build({'normals': {'type': 'mmvmt.NormalsMetric'}})
+    evaluator.process(samples)
+    with pytest.raises(ValueError, match='no result for task normals: its metric gives no number'):
+        evaluator.evaluate(len(samples))
+
+
+@pytest.mark.parametrize('encoding', ['utf-8-sig', 'utf-16'])
+def test_references_from_another_system(tmp_path, encoding):
+    path = tmp_path / 'references.json'
+    path.write_text(json.dumps(REFERENCES, indent=1), encoding, newline='\r\n')
+    assert load_references(path, ['semseg', 'normals']) == {'semseg': 67.21, 'normals': 17.97}

@@ -1,7 +1,6 @@
 """Take what was trained out of a checkpoint: an adapter file, which holds no frozen weights and says what it is of."""
 
 import argparse
-import json
 import os.path as osp
 import sys
 
@@ -11,7 +10,7 @@ import mmvmt  # noqa: F401  makes the scope known before the config is read
 from mmvmt.apis.weights import build_model, load_weights
 from mmvmt.engine.adapter_file import HALF_DTYPES, save_adapter
 from mmvmt.engine.run_config import add_trust_argument
-from mmvmt.structures import NormalsAxes
+from mmvmt.structures import NormalsAxes, read_json
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -40,11 +39,7 @@ def read_metrics(path: str) -> dict[str, float]:
     Raises:
         ValueError: The file is no JSON, or has no figures.
     """
-    with open(path, encoding='utf-8') as file:
-        try:
-            record = json.load(file)
-        except ValueError as error:
-            raise ValueError(f'{path} is no JSON file: {error}') from error
+    record = read_json(path)
     metrics = record.get('metrics', record) if isinstance(record, dict) else None
     if not isinstance(metrics, dict) or not all(isinstance(value, (int, float)) for value in metrics.values()):
         raise ValueError(f'{path} holds no dictionary of figures; give the metrics.json of tools/test.py --out')

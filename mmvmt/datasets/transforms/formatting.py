@@ -12,13 +12,14 @@ from mmengine.structures import PixelData
 from mmvmt.registry import TRANSFORMS
 from mmvmt.structures import MultiTaskDataSample
 
-from .label_maps import labelled_tasks
+from .label_maps import counted_label, labelled_tasks
 
 META_KEYS = (
     'img_id',
     'img_path',
     'sample_idx',
     'num_classes',
+    'upright',
     'ori_shape',
     'img_shape',
     'pad_shape',
@@ -39,7 +40,8 @@ class PackMultiTaskInputs(BaseTransform):
 
     Gives ``dict(inputs=image, data_samples=sample)``: the image as ``(3, H, W)`` uint8 tensor in BGR order, and a
     :class:`mmvmt.structures.MultiTaskDataSample` whose ``gt`` has one field per label map present: ``(1, H, W)`` uint8
-    or float32, ``(3, H, W)`` float32 for vectors. Without label maps (inference) the sample has no ``gt``.
+    or float32, ``(3, H, W)`` float32 for vectors. Without label maps (inference) the sample has no ``gt``. A crop in
+    which no part of a person is left is ignored in human parts, like a whole image without any.
 
     Args:
         meta_keys: Keys of the results to keep as meta information; those that no transform has set are left out.
@@ -57,7 +59,7 @@ class PackMultiTaskInputs(BaseTransform):
             ValueError: The label maps differ in size, since only some of them went through the geometric transforms.
         """
         sample = MultiTaskDataSample(metainfo={key: results[key] for key in self.meta_keys if key in results})
-        labels = {task.name: results[task.gt_key] for task in labelled_tasks(results)}
+        labels = {task.name: counted_label(task, results[task.gt_key]) for task in labelled_tasks(results)}
         shapes = {name: label.shape[:2] for name, label in labels.items()}
         if len(set(shapes.values())) > 1:
             raise ValueError(

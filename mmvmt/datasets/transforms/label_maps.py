@@ -78,6 +78,13 @@ def rotate_channels(array: np.ndarray, matrix: np.ndarray, border: Sequence[floa
     )
 
 
+def counted_label(task: Task, label: np.ndarray) -> np.ndarray:
+    """A map as it counts in losses and scores: unknown everywhere where it needs foreground and has none."""
+    if task.needs_foreground and not ((label != 0) & (label != task.ignore)).any():
+        return np.full_like(label, task.ignore)
+    return label
+
+
 def pad_label(task: Task, label: np.ndarray, width: int, height: int) -> np.ndarray:
     """Pad a map at the right and at the bottom to ``(height, width)`` pixels with unknown."""
     return pad_right_bottom(label, width, height, task.ignore)

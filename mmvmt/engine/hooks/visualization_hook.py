@@ -107,7 +107,7 @@ class MultiTaskVisualizationHook(Hook):
     ) -> None:
         if not self.draw or self._num_drawn == self.max_images:
             return
-        image = mmcv.bgr2rgb(read_image(sample.img_path))
+        image = mmcv.bgr2rgb(read_image(sample.img_path, sample.get('upright', False)))
         height, width = sample.pred.shape
         if image.shape[:2] != (height, width):
             image = mmcv.imresize(image, (width, height))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,7 +22,7 @@ class IoUMetric(RunningMetric):
     With the pixels of the whole set counted together, :math:`IoU_c = TP_c / (TP_c + FP_c + FN_c)`; the mean runs over
     all classes, background included. Result: ``mIoU``; IoU per class is kept in :attr:`class_iou`, for the table.
 
-    A set without a single labelled pixel has no mean: the result is NaN, with a warning.
+    A set without a single labelled pixel has no mean: that is an error.
 
     Args:
         task: ``'semseg'`` or ``'human_parts'``.
@@ -107,24 +106,22 @@ class IoUMetric(RunningMetric):
         state['confusion'] += torch.bincount(gt * size + pred, minlength=size * size).view(size, size)
 
     def compute(self, state: State) -> dict[str, float]:
-        """Return ``mIoU`` in percent."""
+        """Return ``mIoU`` in percent.
+
+        Raises:
+            ValueError: No pixel of the set is labelled.
+        """
         confusion = state['confusion'].double()
+        if not confusion.any():
+            raise ValueError(f'{self.task}: no labelled pixel in the whole set; check the label files of the task')
         hits = confusion.diagonal()
         union = confusion.sum(0) + confusion.sum(1) - hits
         iou = 100 * hits / union
-        if not confusion.any():
-            print_log(
-                f'{self.task}: no labelled pixel in the whole set, so mIoU is NaN', 'current', level=logging.WARNING
-            )
-            mean = float('nan')
-        elif self.absent_class == 'zero':
+        if self.absent_class == 'zero':
             iou = iou.nan_to_num(0.0)
-            mean = iou.mean().item()
-        else:
-            mean = iou.nanmean().item()
         self._log_absent([name for name, count in zip(self.class_names, union.tolist()) if count == 0])
         self.class_iou = dict(zip(self.class_names, iou.tolist()))
-        return {'mIoU': mean}
+        return {'mIoU': iou.nanmean().item()}
 
     def _log_absent(self, names: list[str]) -> None:
         if names and names != self._absent_logged:

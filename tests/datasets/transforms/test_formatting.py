@@ -46,3 +46,14 @@ def test_maps_of_different_sizes(results):
 def test_meta_keys_as_a_string():
     with pytest.raises(TypeError, match="got the string 'img_id'"):
         PackMultiTaskInputs(meta_keys='img_id')
+
+
+@pytest.mark.parametrize('task', ['human_parts', 'semseg'])
+def test_crops_without_a_part_are_ignored_and_others_are_not(results, task):
+    label = results[f'gt_{task}'] = np.zeros((24, 36), dtype=np.uint8)
+    label[:5] = 255
+    packed = PackMultiTaskInputs()(results)['data_samples'].gt.get(task)[0]
+    np.testing.assert_array_equal(packed, np.full_like(label, 255) if task == 'human_parts' else label)
+    assert (label[5:] == 0).all()
+    label[7, 9] = 1
+    np.testing.assert_array_equal(PackMultiTaskInputs()(results)['data_samples'].gt.get(task)[0], label)

@@ -91,10 +91,9 @@ def test_image_without_labelled_pixel_adds_nothing(absent_class):
 
 
 @pytest.mark.parametrize('absent_class', ['left_out', 'zero'])
-def test_set_without_labelled_pixel_is_nan_and_warned_of(absent_class, logged):
-    result = score(IoUMetric('semseg', 2, absent_class=absent_class), [sample_of([[0, 1]], [[255, 255]])])
-    assert np.isnan(result['semseg/mIoU'])
-    assert (logging.WARNING, 'semseg: no labelled pixel in the whole set, so mIoU is NaN') in logged
+def test_set_without_labelled_pixel_is_an_error(absent_class):
+    with pytest.raises(ValueError, match='semseg: no labelled pixel in the whole set'):
+        score(IoUMetric('semseg', 2, absent_class=absent_class), [sample_of([[0, 1]], [[255, 255]])])
 
 
 def test_label_outside_names_image_and_value():

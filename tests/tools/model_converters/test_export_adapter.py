@@ -88,7 +88,7 @@ def test_a_checkpoint_without_frozen_weights_takes_the_encoder_from_the_config(e
         (dict(config='nothing.py'), 'nothing.py'),
         (dict(checkpoint='nothing.pth'), "nothing.pth' does not exist"),
         (dict(out='adapter.pth'), 'the name of an adapter file ends in .safetensors'),
-        (dict(metrics='config.py'), 'config.py is no JSON file'),
+        (dict(metrics='config.py'), 'config.py is not valid JSON'),
         (dict(metrics='list.json'), 'holds no dictionary of figures'),
         (dict(option='model.backbone.plugins.0.cfg.type=mmvmt.VMTAdapterLite'), 'was trained with another method than'),
     ],

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 from scipy.io import savemat
 
 # Ids of PASCAL-Context: 'sky' carries no valid normals, 'wall' and 'floor' do.
@@ -52,6 +52,23 @@ def write_parts(path: Path, objects: Sequence[tuple[str, int, np.ndarray, Sequen
         object_array[0, column] = (name, index, mask, part_array if parts else np.zeros((0, 0)))
     objects_field = object_array if objects else np.zeros((0, 0))
     savemat(path, {'anno': {'imname': path.stem, 'objects': objects_field}}, do_compression=True)
+
+
+def save_photo(path: Path, pixels: np.ndarray, orientation: int) -> None:
+    """Write a photo that viewers show as ``pixels`` ``(H, W, 3)``, stored in one of EXIF's eight orientations."""
+    stored = {
+        1: pixels,
+        2: pixels[:, ::-1],
+        3: pixels[::-1, ::-1],
+        4: pixels[::-1],
+        5: pixels.swapaxes(0, 1),
+        6: pixels.swapaxes(0, 1)[::-1],
+        7: pixels[::-1, ::-1].swapaxes(0, 1),
+        8: pixels.swapaxes(0, 1)[:, ::-1],
+    }[orientation]
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    Image.fromarray(np.ascontiguousarray(stored)).save(path, exif=exif, quality=95)
 
 
 def rectangle(shape: tuple[int, int], top: int, left: int, bottom: int, right: int) -> np.ndarray:

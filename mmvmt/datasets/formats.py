@@ -64,9 +64,10 @@ def read_semseg(path: str, num_classes: int = 21) -> np.ndarray:
     wrong = (labels >= num_classes) & (labels != IGNORE_INDEX)
     if wrong.any():
         y, x = np.argwhere(wrong)[0]
+        shifted = 'Are they shifted by one? ' if set(labels[wrong]) == {num_classes} else ''
         raise ValueError(
             f'{path} holds the class {labels[y, x]} at pixel (x={x}, y={y}); semseg classes are 0 to '
-            f'{num_classes - 1}, and {IGNORE_INDEX} where ignored. If the files have more, give the data set '
+            f'{num_classes - 1}, and {IGNORE_INDEX} where ignored. {shifted}If the files have more, give the data set '
             f'num_classes=dict(semseg=N), and head and metric the same'
         )
     return labels

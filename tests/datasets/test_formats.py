@@ -208,3 +208,122 @@ def test_context_labels_out_of_range(tmp_path, labels):
     savemat(tmp_path / 'a.mat', {'LabelMap': labels})
     with pytest.raises(ValueError, match=r'LabelMap in .*a\.mat'):
         formats.read_context_labels(str(tmp_path / 'a.mat'))
+
+
+@pytest.mark.parametrize('mode', ['P', 'L', 'LA', 'I;16', 'RGB'])
+def test_class_maps_in_other_containers(tmp_path, mode):
+    labels = np.array([[0, 1, 20], [255, 15, 7]], dtype=np.uint8)
+    picture = Image.fromarray(labels)
+    if mode == 'P':
+        picture.putpalette(list(range(256)) * 3)
+    else:
+        picture = Image.fromarray(labels.astype(np.uint16)) if mode == 'I;16' else picture.convert(mode)
+    picture.save(tmp_path / 'a.png')
+    read = formats.read_semseg(str(tmp_path / 'a.png'))
+    assert read.dtype == np.uint8
+    np.testing.assert_array_equal(read, labels)
+
+
+def test_class_map_of_two_classes_in_a_bilevel_picture(tmp_path):
+    labels = rectangle(SHAPE, 2, 3, 5, 6)
+    Image.fromarray(labels.astype(bool)).save(tmp_path / 'a.png')
+    np.testing.assert_array_equal(formats.read_semseg(str(tmp_path / 'a.png')), labels)
+
+
+def test_classes_beyond_8_bits(tmp_path):
+    Image.fromarray(np.full(SHAPE, 300, dtype=np.uint16)).save(tmp_path / 'a.png')
+    with pytest.raises(ValueError, match=r'a\.png holds the class 300'):
+        formats.read_semseg(str(tmp_path / 'a.png'))
+
+
+def test_indices_shifted_by_one_are_named(tmp_path):
+    Image.fromarray(np.full(SHAPE, 21, dtype=np.uint8)).save(tmp_path / 'a.png')
+    with pytest.raises(ValueError, match='Are they shifted by one'):
+        formats.read_semseg(str(tmp_path / 'a.png'))
+
+
+GREYS = [(0, 0, 0), (255, 255, 255)]
+COLOURS = [(0, 0, 0), (128, 0, 0)]
+
+
+@pytest.mark.parametrize(
+    'salient, palette',
+    [
+        (1, GREYS),
+        (1, COLOURS),
+        (255, COLOURS * 128),
+        (255, [(level,) * 3 for level in range(256)]),
+        (1, [(0, 0, 0), (200, 200, 200), (1, 2, 3)]),
+    ],
+)
+def test_saliency_as_a_palette(tmp_path, salient, palette):
+    mask = rectangle(SHAPE, 2, 3, 5, 6)
+    picture = Image.fromarray(mask * np.uint8(salient))
+    picture.putpalette([channel for color in palette for channel in color])
+    picture.save(tmp_path / 'a.png')
+    assert Image.open(tmp_path / 'a.png').mode == 'P'
+    np.testing.assert_array_equal(formats.read_saliency(str(tmp_path / 'a.png')), mask)
+
+
+@pytest.mark.parametrize('mode', ['1', 'L', 'LA', 'I;16', 'RGB'])
+def test_saliency_in_other_containers(tmp_path, mode):
+    mask = rectangle(SHAPE, 2, 3, 5, 6)
+    picture = Image.fromarray(mask * np.uint8(255))
+    picture = Image.fromarray(mask * np.uint16(65535)) if mode == 'I;16' else picture.convert(mode)
+    picture.save(tmp_path / 'a.png')
+    np.testing.assert_array_equal(formats.read_saliency(str(tmp_path / 'a.png')), mask)
+
+
+def test_a_palette_of_colours_with_other_indices_is_refused(tmp_path):
+    picture = Image.fromarray(np.arange(192, dtype=np.uint8).reshape(SHAPE) % 3)
+    picture.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0])
+    picture.save(tmp_path / 'a.png')
+    with pytest.raises(ValueError, match=r'a\.png is a palette of colours with the indices \[0, 1, 2\]'):
+        formats.read_saliency(str(tmp_path / 'a.png'))
+
+
+@pytest.mark.parametrize('alpha', [255, 100])
+def test_normals_with_an_opaque_channel(tmp_path, alpha):
+    codes = random_png(tmp_path / 'rgb.png')
+    Image.fromarray(np.dstack([codes, np.full(codes.shape[:2], alpha, np.uint8)])).save(tmp_path / 'a.png')
+    if alpha == 255:
+        np.testing.assert_array_equal(formats.read_normal_codes(str(tmp_path / 'a.png')), codes)
+    else:
+        with pytest.raises(ValueError, match="mode 'RGBA'"):
+            formats.read_normal_codes(str(tmp_path / 'a.png'))
+
+
+@pytest.mark.parametrize('dtype', [np.float64, np.float32, np.uint8, np.int32])
+def test_context_labels_of_any_type_of_numbers(tmp_path, dtype):
+    labels = np.array([[0, 1, 59], [7, 3, 5]], dtype=dtype)
+    savemat(tmp_path / 'a.mat', {'LabelMap': labels})
+    read = formats.read_context_labels(str(tmp_path / 'a.mat'))
+    assert read.dtype == np.uint16
+    np.testing.assert_array_equal(read, labels)
+
+
+EMPTY = np.zeros(SHAPE, dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    'objects',
+    [
+        [person(('head', EMPTY), ('torso', EMPTY))],
+        [person(('head', np.zeros((0, 0))))],
+        [('person', 15, EMPTY, [('head', rectangle(SHAPE, 2, 3, 5, 6))])],
+        [('person', 15, np.zeros((0, 0)), [('head', rectangle(SHAPE, 2, 3, 5, 6))])],
+    ],
+    ids=['parts', 'parts without pixels', 'person', 'person without pixels'],
+)
+def test_empty_masks_count_as_absent(tmp_path, objects):
+    write_parts(tmp_path / 'a.mat', objects)
+    assert (formats.read_human_parts(str(tmp_path / 'a.mat'), SHAPE) == 255).all()
+    write_parts(tmp_path / 'a.mat', [*objects, person(('nose', rectangle(SHAPE, 7, 7, 9, 9)))])
+    expected = rectangle(SHAPE, 7, 7, 9, 9)
+    np.testing.assert_array_equal(formats.read_human_parts(str(tmp_path / 'a.mat'), SHAPE), expected)
+
+
+def test_a_person_by_another_index(tmp_path):
+    write_parts(tmp_path / 'a.mat', [('person', 14, np.ones(SHAPE), [('head', np.ones(SHAPE))])])
+    with pytest.raises(ValueError, match=r'a\.mat has a person with the class index 14; it must be 15'):
+        formats.read_human_parts(str(tmp_path / 'a.mat'), SHAPE)

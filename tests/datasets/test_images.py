@@ -1,9 +1,15 @@
 import cv2
 import numpy as np
 import pytest
+from pascal_mt_folder import save_photo
 from PIL import ExifTags, Image
 
 from mmvmt.datasets.images import read_image, read_photo
+
+
+def ramps(height, width):
+    down, right = np.mgrid[0 : 240 : height * 1j, 0 : 240 : width * 1j]
+    return np.stack([down, right, down * 0], axis=2).astype(np.uint8)
 
 
 def truncate(path, share=0.6):
@@ -23,28 +29,52 @@ def test_grey_image_has_three_channels(tmp_path):
     assert read_image(str(tmp_path / 'a.jpg')).shape == (12, 16, 3)
 
 
-def test_image_keeps_the_orientation_of_its_pixels(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.new('RGB', (16, 12)).save(tmp_path / 'a.jpg', exif=exif)
-    assert read_image(str(tmp_path / 'a.jpg')).shape == (12, 16, 3)
+@pytest.mark.parametrize('orientation', range(1, 9))
+@pytest.mark.parametrize('extension', ['jpg', 'png', 'webp', 'tif'])
+def test_photos_stay_as_stored_or_are_turned_upright(tmp_path, orientation, extension):
+    path = str(tmp_path / f'a.{extension}')
+    shown = ramps(48, 64)
+    save_photo(path, shown, orientation)
+    upright = read_image(path, upright=True)
+    np.testing.assert_allclose(upright[..., ::-1].astype(int), shown, atol=8)
+    if extension == 'jpg':
+        # OpenCV turns photos by itself.
+        np.testing.assert_allclose(upright.astype(int), cv2.imread(path), atol=6)
+    kept = tmp_path / f'stored.{extension}'
+    Image.open(path).convert('RGB').save(kept, exif=Image.Exif(), quality=95)
+    if extension != 'tif':
+        # Pillow's own reading keeps all but TIFF as they are stored.
+        np.testing.assert_allclose(read_image(path).astype(int), read_image(str(kept)), atol=8)
+    assert read_image(path).shape == ((64, 48, 3) if orientation > 4 else (48, 64, 3))
 
 
 @pytest.mark.parametrize('orientation', range(1, 9))
-@pytest.mark.parametrize('extension', ['jpg', 'png'])
-def test_photos_are_turned_upright_on_demand(tmp_path, orientation, extension):
-    path, exif = str(tmp_path / f'a.{extension}'), Image.Exif()
+def test_a_tiff_as_it_is_stored(tmp_path, orientation):
+    save_photo(tmp_path / 'a.tif', ramps(48, 64), orientation)
+    save_photo(tmp_path / 'a.png', ramps(48, 64), orientation)
+    np.testing.assert_array_equal(read_image(str(tmp_path / 'a.tif')), read_image(str(tmp_path / 'a.png')))
+
+
+@pytest.mark.parametrize('orientation', range(1, 9))
+@pytest.mark.parametrize('extension', ['jpg', 'tif'])
+def test_what_is_known_of_a_photo(tmp_path, orientation, extension):
+    path = str(tmp_path / f'a.{extension}')
+    save_photo(path, ramps(48, 64), orientation)
+    for upright in (True, False):
+        image, shape, reduction, found = read_photo(path, upright, lambda *_: (12, 12))
+        turned = not upright and orientation > 4
+        assert (found, shape) == (orientation, (64, 48) if turned else (48, 64))
+        reduced = extension == 'jpg' and (orientation == 1 or not upright)
+        assert reduction == (4 if reduced else 1)
+        assert image.shape[:2] == (shape[0] // reduction, shape[1] // reduction)
+
+
+@pytest.mark.parametrize('orientation', [0, 9, 255])
+def test_an_orientation_that_does_not_exist_is_upright(tmp_path, orientation):
+    exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
-    ramps = np.mgrid[0:240:48j, 0:240:64j]
-    Image.fromarray(np.stack([*ramps, ramps[0] * 0], axis=2).astype(np.uint8)).save(path, exif=exif, quality=95)
-    upright = read_image(path, upright=True)
-    # OpenCV turns photos by itself.
-    np.testing.assert_allclose(upright.astype(int), cv2.imread(path), atol=6)
-    image, shape, reduction, found = read_photo(path, True, lambda *_: (12, 12))
-    assert found == orientation
-    assert shape == upright.shape[:2] == ((64, 48) if orientation > 4 else (48, 64))
-    assert reduction == (4 if (orientation, extension) == (1, 'jpg') else 1)
-    assert image.shape[0] == shape[0] // reduction
+    Image.new('RGB', (16, 12)).save(tmp_path / 'a.jpg', exif=exif)
+    assert read_photo(str(tmp_path / 'a.jpg'), True)[1:] == ((12, 16), 1, 1)
 
 
 def test_a_photo_with_damaged_exif_data_stays_as_it_is(tmp_path):

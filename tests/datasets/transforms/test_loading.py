@@ -1,14 +1,19 @@
 import numpy as np
 import pytest
-from pascal_mt_folder import SKY, WALL
+from pascal_mt_folder import SKY, WALL, save_photo
 from PIL import Image
 from scipy.io import savemat
 
-from mmvmt.datasets import PASCALContextMT, formats
+from mmvmt.datasets import PASCALContextMT, formats, plausibility
 from mmvmt.datasets import files as raw_files
 from mmvmt.datasets.edges import label_edges
 from mmvmt.datasets.images import read_photo
-from mmvmt.datasets.transforms import LoadMultiTaskAnnotations, LoadMultiTaskImage, MultiTaskResize
+from mmvmt.datasets.transforms import (
+    LoadMultiTaskAnnotations,
+    LoadMultiTaskImage,
+    MultiTaskResize,
+    PackMultiTaskInputs,
+)
 
 ALL = ('semseg', 'human_parts', 'saliency', 'normals', 'edge')
 
@@ -132,6 +137,61 @@ def test_a_map_that_is_turned_against_its_image_is_refused(pascal_mt, task, fact
     Image.new('RGB', (40 * factor, 60 * factor)).save(pascal_mt.path('image', pascal_mt.train[0]))
     with pytest.raises(ValueError, match=r'turned by 90 degrees against its image of .*; turn it, or fetch'):
         load(pascal_mt, tasks=(task,))
+
+
+@pytest.fixture
+def warnings(monkeypatch):
+    messages = []
+    monkeypatch.setattr(plausibility, 'print_log', lambda message, **_: messages.append(message))
+    return messages
+
+
+def stored_photo(folder, orientation):
+    """A photo, bright where something is salient, whose labels were drawn over what viewers show."""
+    img_id = folder.train[0]
+    save_photo(folder.path('image', img_id), folder.saliency[img_id][..., None].repeat(3, axis=2) * 255, orientation)
+    return info(folder, tasks=('saliency', 'normals', 'human_parts'))
+
+
+@pytest.mark.parametrize('orientation', range(1, 9))
+@pytest.mark.parametrize('reduced_decoding', [True, False])
+def test_labels_drawn_upright_fit_a_photo_that_is_loaded_upright(pascal_mt, warnings, orientation, reduced_decoding):
+    sample = stored_photo(pascal_mt, orientation)
+    options = dict(scale=(60, 40), reduced_decoding=True) if reduced_decoding else {}
+    results = LoadMultiTaskImage(upright=True, **options).transform(sample)
+    results = LoadMultiTaskAnnotations().transform(results)
+    assert results['img'].shape[:2] == results['gt_saliency'].shape == (40, 60)
+    salient = results['gt_saliency'] == 1
+    assert results['img'][salient].mean() > 240
+    assert results['img'][~salient].mean() < 10
+    sample = PackMultiTaskInputs()(results)['data_samples']
+    assert sample.upright is True
+    assert not [message for message in warnings if 'EXIF' in message]
+
+
+@pytest.mark.parametrize('orientation', [5, 6, 7, 8])
+def test_labels_drawn_upright_over_a_photo_stored_sideways_are_refused_with_the_remedy(pascal_mt, orientation):
+    sample = stored_photo(pascal_mt, orientation)
+    message = rf'turned by 90 degrees .*EXIF orientation {orientation}.*viewers show.*upright=True'
+    with pytest.raises(ValueError, match=message):
+        LoadMultiTaskAnnotations().transform(LoadMultiTaskImage().transform(sample))
+    # The other way round: labels drawn over the pixels as they are stored.
+    path = pascal_mt.path('image', pascal_mt.train[0])
+    save_photo(path, np.zeros((60, 40, 3), np.uint8), orientation)
+    LoadMultiTaskAnnotations().transform(LoadMultiTaskImage().transform(dict(sample)))
+    with pytest.raises(ValueError, match=rf'EXIF orientation {orientation}.*as they are stored.*upright=False'):
+        LoadMultiTaskAnnotations().transform(LoadMultiTaskImage(upright=True).transform(dict(sample)))
+
+
+@pytest.mark.parametrize('orientation', [2, 3, 4])
+def test_what_no_size_tells_is_warned_of_once(pascal_mt, warnings, orientation):
+    sample = stored_photo(pascal_mt, orientation)
+    transform = LoadMultiTaskAnnotations()
+    for _ in range(3):
+        transform.transform(LoadMultiTaskImage().transform(dict(sample)))
+    (message,) = (message for message in warnings if 'EXIF' in message)
+    assert f'{pascal_mt.train[0]}.jpg is stored with the EXIF orientation {orientation}' in message
+    assert 'LoadMultiTaskImage(upright=True)' in message
 
 
 @pytest.mark.parametrize('task', [*ALL[:4], 'context'])

@@ -7,6 +7,7 @@ import torch
 from mmengine.registry import HOOKS
 from mmengine.structures import PixelData
 from mmengine.visualization import Visualizer
+from pascal_mt_folder import save_photo
 
 from mmvmt.engine.hooks.visualization_hook import MultiTaskVisualizationHook
 from mmvmt.structures import MultiTaskDataSample
@@ -95,6 +96,17 @@ def test_image_is_brought_to_the_size_of_the_prediction(tmp_path, runner, sample
     image = mmcv.imresize(mmcv.imread(samples[0].img_path, channel_order='rgb'), (300, 260))
     expected = MultiTaskVisualizer.draw_datasample(image, samples[0], title='id_0')
     np.testing.assert_array_equal(picture[..., ::-1], expected)
+
+
+@pytest.mark.parametrize('orientation', range(1, 9))
+def test_photos_are_drawn_in_the_orientation_of_their_maps(tmp_path, runner, samples, orientation):
+    sample = samples[0]
+    shown = np.random.default_rng(0).integers(0, 256, (13, 14, 3), np.uint8).repeat(10, axis=0).repeat(10, axis=1)
+    save_photo(sample.img_path, shown, orientation)
+    sample.set_metainfo(dict(upright=True))
+    run(MultiTaskVisualizationHook(draw=True, out_dir=str(tmp_path / 'shown')), runner, [sample], 'test')
+    picture = mmcv.imread(tmp_path / 'shown' / 'id_0.png')[..., ::-1]
+    np.testing.assert_array_equal(picture, MultiTaskVisualizer.draw_datasample(shown, sample, title='id_0'))
 
 
 def test_id_with_a_folder(tmp_path, runner, samples):

@@ -11,7 +11,7 @@ from hostile import write_hostile
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from pascal_mt_folder import save_photo
-from PIL import Image
+from PIL import ExifTags, Image
 from tiny import FOUR_TASKS, tiny_model
 
 from mmvmt.apis import MultiTaskInferencer, UnreadableImagesError

@@ -25,7 +25,8 @@ class TaskOutput(nn.Module):
         sampler: Config of a pixel sampler of mmseg.
 
     Raises:
-        ValueError: A loss cannot be computed from this output's logits and labels, or does not depend on the logits.
+        ValueError: A loss of mmseg cannot be computed from this output's logits and labels, or does not depend on the
+            logits; or no loss trains.
     """
 
     kind: str
@@ -80,16 +81,20 @@ class TaskOutput(nn.Module):
         return target, (target != 0).any(dim=1)
 
     def _try_losses(self) -> None:
-        """Compute every loss of mmseg once, on a few pixels, so that one that does not fit is told at the start."""
+        """Compute every loss of mmseg once, on a few pixels, so that one that does not fit is told at the start.
+
+        Others are not: they may need a GPU, or more pixels.
+        """
         # As wide as no dimension of the logits, so that weights of classes cannot be taken for weights of columns.
         shape = (2, 4, 5 + (self.channels == 5))
-        logits = torch.linspace(-1, 1, 2 * self.channels * shape[1] * shape[2], device='cpu').view(2, -1, *shape[1:])
+        numbers = torch.arange(2 * self.channels * shape[1] * shape[2], dtype=torch.float32, device='cpu')
+        logits = numbers.sin().view(2, -1, *shape[1:])
         target = logits.detach() + 2
         if self.kind in ('classes', 'binary'):
             target = torch.arange(target[:, 0].numel(), device='cpu').view(shape)[:, None] % max(self.channels, 2)
             target[0, 0, 0, 0] = IGNORE_INDEX
         for loss in self.loss_decode:
-            if isinstance(loss, PixelLoss):
+            if type(loss).__module__.partition('.')[0] != 'mmseg':
                 continue
             problem = None
             with torch.enable_grad():
@@ -98,7 +103,7 @@ class TaskOutput(nn.Module):
                     weight = None if self.sampler is None else self.sampler.sample(inputs, target)
                     value = decode_loss(loss, inputs, *self._labels(target), weight, over_ranks=False)
                     (gradient,) = torch.autograd.grad(value, inputs)
-                    if not gradient.any():
+                    if not gradient.any() and getattr(loss, 'loss_weight', 1):
                         problem = 'it does not depend on them'
                 # A loss meets what it is not made for by whatever its next operation raises.
                 except Exception as error:

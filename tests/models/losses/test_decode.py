@@ -298,6 +298,24 @@ def test_a_loss_that_does_not_fit_is_refused_when_the_head_is_built(kind, option
         MODELS.build(OUTPUTS[kind][0] | options)
 
 
+class Own(torch.nn.Module):
+    """A loss with the signature of mmseg's that needs more pixels than a few."""
+
+    def forward(self, logits, label, ignore_index=255):
+        return F.avg_pool2d(logits, 6).mean() + 0 * label[label != ignore_index].sum()
+
+
+def test_losses_of_ones_own_and_without_weight_are_not_refused():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(MODELS.module_dict, 'Own', Own)
+        loss = [dict(type='Own'), dict(type='mmseg.DiceLoss', loss_weight=0.0)]
+        output = MODELS.build(OUTPUTS['classes'][0] | dict(loss=loss))
+    logits, target = data_of('classes')
+    losses = output.losses(logits, target)
+    assert list(losses) == ['loss_own', 'loss_dice']
+    torch.testing.assert_close(output.loss(logits, target), logits[..., :6].mean())
+
+
 @pytest.mark.parametrize('at_once', [True, False])
 def test_a_model_logs_the_losses_of_a_list_and_trains_their_sum(at_once):
     cfg = model_cfg(gradients_at_once=at_once)

@@ -3,7 +3,8 @@ import pytest
 
 from mmvmt.synthetic import geometry
 from mmvmt.synthetic.classes import CONTEXT_IDS, VOC_CLASSES
-from mmvmt.synthetic.objects import CLUTTER, FOOTPRINTS, OBJECTS
+from mmvmt.synthetic.clutter import CLUTTER
+from mmvmt.synthetic.objects import FOOTPRINTS, OBJECTS
 from mmvmt.synthetic.primitives import Assembly, Draw
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os.path as osp
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -175,11 +176,10 @@ class PASCALContextMT(BaseDataset):
 
     @classmethod
     def _load_metainfo(cls, metainfo: Mapping | None = None) -> dict:
-        """As mmengine does, but lists of names may be in any encoding of :func:`mmvmt.structures.read_text`."""
-        files = {key: value for key, value in (metainfo or {}).items() if isinstance(value, str) and osp.isfile(value)}
-        return super()._load_metainfo(
-            {**(metainfo or {}), **{key: read_text(path).splitlines() for key, path in files.items()}}
-        )
+        """As mmengine does, in which a path stands for a list of names, in any encoding of ``read_text``."""
+        files = {key: value for key, value in dict(metainfo or {}).items() if isinstance(value, str)}
+        lists = {key: read_text(path).splitlines() for key, path in files.items() if osp.isfile(path)}
+        return {**copy.deepcopy(cls.METAINFO), **(metainfo or {}), **lists}
 
     def __getitem__(self, idx: int) -> dict:
         """Run the pipeline on a sample, from the seed of ``idx`` where it has one."""

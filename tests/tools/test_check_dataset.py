@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pascal_mt_folder import build_folder
+from pascal_mt_folder import build_folder, save_photo
 from PIL import Image
 from scipy.io import savemat
 
@@ -77,6 +77,93 @@ def test_ranges_of_values(check, folder):
     salient = np.mean([folder.saliency[i].mean() for i in ids])
     assert row(output, 'train', 'saliency')[5] == f'{salient:.1%} of pixels are 1'
     assert 'valid on 62.5% of pixels' in row(output, 'train', 'normals')[5]
+
+
+def test_a_folder_shaped_like_the_archive_is_usable_and_what_was_done_is_named(check, folder):
+    code, output = check()
+    assert code == 0
+    assert output.rstrip().endswith('\nusable')
+    halved = {'train': folder.path('semseg', folder.train[2]), 'val': folder.path('saliency', folder.val[0])}
+    for line in (
+        'semseg, train: 2 from semseg/VOC12, 1 from semseg/pascal-context',
+        'semseg, val: 1 from semseg/VOC12, 1 from semseg/pascal-context',
+        'semseg, train: 1 of 3 maps have another size than their image and are resized to it, such as '
+        f'{halved["train"]}, 20 x 30 pixels (height x width) for 40 x 60',
+        'saliency, val: 1 of 2 maps have another size than their image and are resized to it, such as '
+        f'{halved["val"]}, 20 x 30 pixels (height x width) for 40 x 60',
+    ):
+        assert line in output.splitlines()
+    # One image without a person, one whose parts have empty masks.
+    assert 'labelled in 2 of 3 images' in row(output, 'train', 'human_parts')[5]
+    assert 'labelled in 1 of 2 images' in row(output, 'val', 'human_parts')[5]
+    assert 'warning' not in output
+
+    code, output = check('--strict')
+    assert code == 1
+    assert output.rstrip().endswith('\nunusable: 2 problems')
+    assert row(output, 'train', 'semseg')[1:5] == ['3', '0', '2', '1']
+    for path in halved.values():
+        assert f'size mismatch: the label map in {path} has 20 x 30 pixels (height x width), the image has 40' in output
+
+
+def test_a_copy_in_the_other_folder_replaces_a_missing_file(check, folder):
+    for img_id in folder.train:
+        shutil.copy(folder.path('semseg', img_id), folder.root / f'copy_{img_id}.png')
+    shutil.rmtree(folder.root / 'semseg')
+    for name in ('VOC12', 'pascal-context'):
+        (folder.root / 'semseg' / name).mkdir(parents=True)
+        for img_id in folder.train:
+            shutil.copy(folder.root / f'copy_{img_id}.png', folder.root / 'semseg' / name / f'{img_id}.png')
+    first, other = (folder.root / f'semseg/{name}/{folder.train[1]}.png' for name in ('VOC12', 'pascal-context'))
+    first.unlink()
+    code, output = check('--split', 'train')
+    assert code == 0
+    assert 'semseg, train: 2 from semseg/VOC12, 1 from semseg/pascal-context' in output
+    other.unlink()
+    code, output = check('--split', 'train')
+    assert code == 1
+    assert f'missing file {first} or {other}' in output
+
+
+def test_masks_of_0_and_1(check, folder):
+    for img_id in folder.train:
+        Image.fromarray(folder.saliency[img_id]).save(folder.path('saliency', img_id))
+    code, output = check('--split', 'train')
+    assert code == 1
+    assert 'refused, saliency, train: the masks are stored as 0 and 1 (3 maps)' in output
+    assert output.splitlines()[-1] == 'unusable: 1 problem'
+
+
+def test_what_is_unlikely_is_warned_of_and_strictly_refused(check, folder):
+    for img_id in folder.train:
+        path = folder.path('semseg', img_id)
+        Image.fromarray(np.where(np.asarray(Image.open(path)) > 0, 255, 0).astype(np.uint8)).save(path)
+    code, output = check('--split', 'train', '--tasks', 'semseg')
+    assert code == 0
+    assert 'warning, semseg, train: 3 maps hold 0 and 255 alone' in output
+    code, output = check('--split', 'train', '--tasks', 'semseg', '--strict')
+    assert code == 1
+    # The third is of another size.
+    assert 'refused, semseg, train: 2 maps hold 0 and 255 alone' in output
+
+
+@pytest.mark.parametrize('orientation', [3, 6])
+def test_photos_that_are_not_stored_upright(check, folder, orientation):
+    save_photo(folder.path('image', folder.train[0]), np.zeros((40, 60, 3), np.uint8), orientation)
+    code, output = check('--split', 'train', '--tasks', 'saliency')
+    assert code == (1 if orientation > 4 else 0)
+    assert 'photos that are not stored upright, by their EXIF data: 1; read as stored' in output
+    assert ('load such photos by LoadMultiTaskImage(upright=True)' in output) == (orientation > 4)
+    code, output = check('--split', 'train', '--tasks', 'saliency', '--upright')
+    assert code == 0
+    assert 'by their EXIF data: 1; turned upright' in output
+
+
+@pytest.mark.parametrize('encoding', ['utf-8-sig', 'utf-16'])
+def test_a_list_from_another_system(check, folder, encoding):
+    text = ''.join(f'{img_id}\r\n' for img_id in folder.train)
+    (folder.root / 'ImageSets/Context/train.txt').write_bytes(text.encode(encoding))
+    assert check('--split', 'train')[0] == 0
 
 
 def test_several_processes_find_the_same(check, tool, folder, capsys, monkeypatch):

@@ -1,6 +1,7 @@
 import commands
 import pytest
 import torch
+from pascal_mt_folder import build_folder
 
 SHORT = ['train_cfg.max_iters=2', 'val_cfg=None', 'val_dataloader=None', 'val_evaluator=None']
 
@@ -14,6 +15,27 @@ def test_swin_b_trains_on_rendered_scenes(scenes, tmp_path):
     )
     assert 'optimizer group adapters: 3,489,792 parameters' in result.stdout + result.stderr
     assert (tmp_path / 'iter_2.pth').is_file()
+
+
+def test_a_folder_shaped_like_the_archive_trains_and_validates(tmp_path):
+    """Labels in both semseg folders, maps of another size, no person, parts with empty masks: the published config."""
+    folder = build_folder(tmp_path / 'PASCAL_MT')
+    result = commands.run(
+        *('tools/train.py', 'configs/vmt/swin_t_pascal.py', '--data-root', folder.root, '--work-dir', tmp_path / 'run'),
+        *('--cfg-options', 'model.backbone.init_cfg=None', 'model.backbone.embed_dims=8'),
+        *('model.backbone.depths=(1,1,1,1)', 'model.backbone.num_heads=(1,2,4,8)'),
+        *('train_cfg.max_iters=2', 'train_cfg.val_interval=2', 'train_dataloader.batch_size=2'),
+        *('train_dataloader.num_workers=1', 'val_dataloader.num_workers=1'),
+        'train_dataloader.dataset.pipeline.3.crop_size=(64,64)',
+    )
+    log = result.stdout + result.stderr
+    assert 'Evaluation of 2 images' in log
+    assert 'delta_m: ' in log
+    for task, path in (('semseg', folder.path('semseg', folder.train[2])), ('saliency', 'sal_distill/2008_000004.png')):
+        (line,) = (line for line in log.splitlines() if f' {task}: 1 of ' in line)
+        assert 'maps have another size than their image and are resized to it' in line
+        assert str(path) in line
+    assert (tmp_path / 'run' / 'iter_2.pth').is_file()
 
 
 def test_missing_data_and_weights_are_named_with_their_remedies(tmp_path):

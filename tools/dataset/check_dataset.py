@@ -40,7 +40,7 @@ def _summary(name: str, report: FileReport) -> str:
         known = report.totals['known']
         if not known:
             return 'no valid pixel'
-        axes = ', '.join(f'{axis} {low:.2f} to {high:.2f}' for axis, (low, high) in report.ranges.items())
+        axes = ', '.join(f'{axis} {low:.2f} to {high:.2f}' for axis in 'xyz' for low, high in [report.ranges[axis]])
         return (
             f'{axes}; mean z {report.totals["z"] / known:.2f}; valid on {known / report.totals["pixels"]:.1%} of pixels'
         )

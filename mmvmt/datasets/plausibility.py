@@ -18,6 +18,8 @@ from mmvmt.structures import TASKS
 
 WINDOW = 50
 """So many maps of a task are looked at while training, per process, before they are judged."""
+FEWEST = 10
+"""From fewer maps of a larger data set it is not said what is unlikely: a few images without a person are nothing."""
 
 # 8 bits put the length of a unit vector off by less than 0.01, resizing without renormalising shortens some at edges.
 _LENGTH_TOLERANCE, _FAR_LENGTH = 0.1, 0.25
@@ -222,13 +224,13 @@ class LabelWatch:
         Raises:
             ValueError: Maps hold what cannot be.
         """
-        worker = get_worker_info()
-        share = -(-(num_samples or WINDOW) // (get_world_size() * (worker.num_workers if worker else 1)))
+        worker, size = get_worker_info(), num_samples or WINDOW
+        share = -(-size // (get_world_size() * (worker.num_workers if worker else 1)))
         for task, statistics in noted.items():
             found = self._found.setdefault(task, LabelStatistics())
             found.add(statistics)
             if found.read >= min(WINDOW, share) and self._say(('judged', task)):
-                self._judge(task, found)
+                self._judge(task, found, enough=found.read >= min(FEWEST, size))
 
     def warn_resized(self, task: str, text: str) -> None:
         """Name a map of another size than its image, if the first maps of the task had the right one."""
@@ -244,12 +246,12 @@ class LabelWatch:
                 'ones are not named'
             )
 
-    def _judge(self, task: str, found: LabelStatistics) -> None:
+    def _judge(self, task: str, found: LabelStatistics, enough: bool) -> None:
         if found.resized and self._say(('resized', task)):
             _warn(f'{task}: {describe_resized(found)}')
         findings = judge(task, found)
         for finding in findings:
-            if not finding.impossible:
+            if enough and not finding.impossible:
                 _warn(f'{task}: {finding.text}')
         impossible = [finding.text for finding in findings if finding.impossible]
         if impossible:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 from mmengine.registry import DATASETS
-from pascal_mt_folder import write_parts
+from pascal_mt_folder import build_folder, write_parts
 from PIL import Image
 from scipy.io import savemat
 from torch.utils.data import DataLoader
@@ -190,22 +190,25 @@ def test_a_map_that_is_resized_after_the_judgement_is_named(pascal_mt, warnings,
     assert 'further ones are not named' in message
 
 
-def test_workers_of_all_epochs_say_it_once(pascal_mt, tmp_path, monkeypatch):
+@pytest.mark.parametrize('images, said', [(20, ['10 of 10 maps are constant']), (12, [])])
+def test_workers_of_all_epochs_say_it_once_and_from_enough_maps(tmp_path, monkeypatch, images, said):
     log = tmp_path / 'log'
+    log.touch()
 
     def note(message, **_):
         with open(log, 'a') as file:
             file.write(f'{message}\n')
 
     monkeypatch.setattr(plausibility, 'print_log', note)
-    for img_id in pascal_mt.train:
-        picture('saliency', lambda mask: mask * 0)(pascal_mt, img_id)
-    loader = DataLoader(build(pascal_mt, 'saliency'), num_workers=2, batch_size=1, collate_fn=list)
+    folder = build_folder(tmp_path / 'PASCAL_MT', train=[f'image_{number}' for number in range(images)], shape=(20, 30))
+    for img_id in folder.train:
+        picture('saliency', lambda mask: mask * 0)(folder, img_id)
+    loader = DataLoader(build(folder, 'saliency'), num_workers=2, batch_size=1, collate_fn=list)
     for _ in range(2):
-        assert len(list(loader)) == 3
-    (message,) = log.read_text().splitlines()
-    # Its share: two of three images.
-    assert '2 of 2 maps are constant' in message
+        assert len(list(loader)) == images
+    messages = log.read_text().splitlines()
+    assert len(messages) == len(said)
+    assert all(text in message for text, message in zip(said, messages))
 
 
 def test_the_window_bounds_what_is_looked_at(pascal_mt, monkeypatch):

@@ -22,6 +22,7 @@ from mmvmt.structures import (
 from .cache import check_cache_dir
 from .formats import PART_GROUPS
 from .seeding import seeded_rng
+from .transforms.foreign import follow_picture
 
 VOC_CLASSES = (
     'background',
@@ -86,7 +87,8 @@ class PASCALContextMT(BaseDataset):
         tasks: Any of semseg, human_parts, saliency, normals, edge.
         ann_file: List of IDs, one per line, absolute or relative to ``data_root``. Empty:
             ``ImageSets/Context/{split}.txt``.
-        pipeline: Transforms.
+        pipeline: Transforms. Of other packages only those whose motions of the picture label maps can follow, see
+            :func:`mmvmt.datasets.transforms.follow_picture`.
         test_mode: Keep every sample.
         metainfo: Additions to :attr:`METAINFO`, such as other axes of normals: ``normals_x='left'`` or ``'right'``,
             ``normals_y='up'`` or ``'down'``.
@@ -180,6 +182,15 @@ class PASCALContextMT(BaseDataset):
         files = {key: value for key, value in dict(metainfo or {}).items() if isinstance(value, str)}
         lists = {key: read_text(path).splitlines() for key, path in files.items() if osp.isfile(path)}
         return {**copy.deepcopy(cls.METAINFO), **(metainfo or {}), **lists}
+
+    @property
+    def pipeline(self) -> Callable[[dict], dict | None]:
+        """The transforms; label maps follow the picture through any pipeline that is set."""
+        return self._pipeline
+
+    @pipeline.setter
+    def pipeline(self, pipeline: Callable[[dict], dict | None]) -> None:
+        self._pipeline = follow_picture(pipeline)
 
     def __getitem__(self, idx: int) -> dict:
         """Run the pipeline on a sample, from the seed of ``idx`` where it has one."""

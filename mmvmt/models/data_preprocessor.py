@@ -12,7 +12,7 @@ from mmengine.structures import PixelData
 from torch import Tensor
 
 from mmvmt.registry import MODELS
-from mmvmt.structures import TASKS
+from mmvmt.structures import TASKS, MultiTaskDataSample
 
 
 @MODELS.register_module()
@@ -53,7 +53,11 @@ class MultiTaskDataPreProcessor(BaseDataPreprocessor):
         self.size_divisor = size_divisor
 
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
-        """Batch ``inputs``, a list of ``(3, H, W)`` uint8, and pad the labels in ``data_samples`` when training."""
+        """Batch ``inputs``, a list of ``(3, H, W)`` uint8, and pad the labels in ``data_samples`` when training.
+
+        Raises:
+            ValueError: An image does not fit ``size``, or when training a label map has another size than its image.
+        """
         data = self.cast_data(data)
         inputs, samples = data['inputs'], data.get('data_samples')
         if isinstance(inputs, Tensor):
@@ -70,8 +74,10 @@ class MultiTaskDataPreProcessor(BaseDataPreprocessor):
                 before = samples[index].get('padding_size', (0, 0, 0, 0))
                 total = tuple(a + b for a, b in zip(before, padding))
                 samples[index].set_metainfo(dict(padding_size=total, pad_shape=(height, width)))
-                if training and any(padding):
-                    samples[index].gt = self._pad_labels(samples[index].gt, height, width)
+                if training and 'gt' in samples[index]:
+                    self._check_sizes(samples[index], tuple(image.shape[1:]))
+                    if any(padding):
+                        samples[index].gt = self._pad_labels(samples[index].gt, height, width)
         return dict(inputs=torch.stack(images), data_samples=samples)
 
     def _padded_size(self, images: Sequence[Tensor]) -> tuple[int, int]:
@@ -83,6 +89,16 @@ class MultiTaskDataPreProcessor(BaseDataPreprocessor):
             height, width = self.size
         divisor = self.size_divisor
         return -(-height // divisor) * divisor, -(-width // divisor) * divisor
+
+    @staticmethod
+    def _check_sizes(sample: MultiTaskDataSample, size: tuple[int, int]) -> None:
+        for task, label in sample.gt.items():
+            if tuple(label.shape[-2:]) != size:
+                raise ValueError(
+                    f'image {sample.get("img_id")!r} has {size[0]} x {size[1]} pixels (height x width), its label map '
+                    f'of task {task!r} {label.shape[-2]} x {label.shape[-1]}: a transform of the training pipeline '
+                    f'moves one alone; use the MultiTask transforms of mmvmt behind LoadMultiTaskAnnotations'
+                )
 
     @staticmethod
     def _pad_labels(labels: PixelData, height: int, width: int) -> PixelData:

@@ -143,6 +143,18 @@ def test_labels_are_padded_with_ignore_in_training():
         assert (padded.get(task)[:, :, 40:] == TASKS[task].ignore).all()
 
 
+def test_labels_of_another_size_than_their_image_are_refused_in_training():
+    model, data = tiny_model(), batch(sizes=((64, 64), (48, 48)))
+    data['inputs'][1] = data['inputs'][1][:, :32, :40]
+    message = (
+        r"'image_1' has 32 x 40 pixels \(height x width\), its label map of task '\w+' 48 x 48: .* MultiTask transforms"
+    )
+    with pytest.raises(ValueError, match=message):
+        model.data_preprocessor(data, True)
+    # In evaluation the truth may have the size of the file.
+    assert model.data_preprocessor(data, False)['inputs'].shape == (2, 3, 64, 64)
+
+
 def test_images_are_normalised_in_rgb_order():
     preprocessor = MODELS.build(dict(type='mmvmt.MultiTaskDataPreProcessor', mean=[1, 2, 3], std=[2, 4, 5]))
     image = torch.tensor([30, 20, 10], dtype=torch.uint8).view(3, 1, 1)

@@ -1,3 +1,4 @@
+from .foreign import FollowedTransform, follow_picture
 from .formatting import PackMultiTaskInputs
 from .geometric import (
     MultiTaskPad,
@@ -9,6 +10,7 @@ from .geometric import (
 from .loading import LoadMultiTaskAnnotations, LoadMultiTaskImage
 
 __all__ = [
+    'FollowedTransform',
     'LoadMultiTaskAnnotations',
     'LoadMultiTaskImage',
     'MultiTaskPad',
@@ -17,4 +19,5 @@ __all__ = [
     'MultiTaskRandomScaleCrop',
     'MultiTaskResize',
     'PackMultiTaskInputs',
+    'follow_picture',
 ]

@@ -11,7 +11,7 @@ parameters by name without adapters and output norms; ``layer_of(site)``, the li
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -71,6 +71,10 @@ class Method(nn.Module):
 
     inside_drop_path: bool = False
     """Whether drop path stands behind :meth:`adapt` of a branch, and so drops the adapter along with the branch."""
+
+    former_defaults: ClassVar[dict[str, Any]] = {}
+    """Options whose default changed, with what it was before: weights whose record does not name them were trained with
+    these. A record names them now, see :mod:`mmvmt.models.identity`."""
 
     is_merged: bool = False
     """Whether the method's effect is in the encoder's own weights at present, see :meth:`merge`."""
@@ -307,6 +311,37 @@ class Method(nn.Module):
             ValueError: Nothing was merged.
         """
         raise ValueError(f'{type(self).__name__} was not merged')
+
+    def structure_of(self, names: Iterable[str]) -> dict[str, Any]:
+        """Options that weights were trained with, as far as the names of the tensors tell; here, nothing."""
+        return {}
+
+    def check_structure(self, names: Iterable[str]) -> None:
+        """Refuse weights of another structure, which would load in part.
+
+        Args:
+            names: Names of the weights within the method; none: there is nothing to check.
+
+        Raises:
+            ValueError: They are of another structure; the message names the options that have it.
+        """
+        names = list(names)
+        theirs = self.structure_of(names) if names else {}
+        ours = self.structure_of(self.state_dict())
+        if any(theirs[key] != ours[key] for key in theirs.keys() & ours.keys()):
+            # Weights without a record: of the structure that was the default, so with what else was then.
+            if theirs.items() <= self.former_defaults.items():
+                theirs = self.former_defaults
+            wanted = ', '.join(f'{key}={value!r}' for key, value in theirs.items())
+            raise ValueError(
+                f'these weights of {type(self).__name__} are of another structure than this model has; build it with '
+                f'the structure that they were trained with: cfg=dict(type={type(self).__name__!r}, {wanted}) in '
+                f'model.backbone.plugins'
+            )
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Tensor], prefix: str, *args: Any, **kwargs: Any) -> None:
+        self.check_structure(name.removeprefix(prefix) for name in state_dict if name.startswith(prefix))
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def _offset_parameters(self) -> Iterator[nn.Parameter]:
         if hasattr(self, 'offsets'):

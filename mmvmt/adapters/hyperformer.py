@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from mmvmt.registry import ADAPTERS
 
 from .base import Site
-from .hypernetwork import BlockwiseHypernetworks, MatrixGenerator
+from .generators import MatrixGenerator
+from .hypernetwork import BlockwiseHypernetworks
 
 
 @ADAPTERS.register_module()
@@ -22,7 +23,7 @@ class HyperFormer(BlockwiseHypernetworks):
         sites: Branches to fill, in the encoder's order.
         tasks: Task names.
         reduction: Block width over bottleneck width.
-        **kwargs: The other options of :class:`~mmvmt.adapters.hypernetwork.HypernetworkMethod`.
+        **kwargs: The other options of :class:`~mmvmt.adapters.hypernetwork.BlockwiseHypernetworks`.
 
     Raises:
         ValueError: An argument is out of its range.

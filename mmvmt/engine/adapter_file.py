@@ -213,6 +213,9 @@ def load_adapter(model: nn.Module, path: str | os.PathLike) -> dict[str, Any]:
                 f'{what} has another head of task {task!r}, {manifest["heads"].get(task)}; this model has {head}. Use '
                 f'the config of that training'
             )
+    for index, adapter in enumerate(encoder.adapters):
+        prefix = f'backbone.adapters.{index}.'
+        adapter.check_structure(name.removeprefix(prefix) for name in tensors if name.startswith(prefix))
     state = model.state_dict()
     _check_tensors(what, tensors, {name: state[name] for name in trained_names(model)})
     model.load_state_dict(state | tensors)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmvmt.registry import type_in_configs
+from mmvmt.registry import ADAPTERS, type_in_configs
 
 from .backbones.adapted import FROZEN_DTYPES, AdaptedEncoder
 from .wrappers import unwrapped
@@ -69,8 +69,26 @@ def plain(value: Any) -> Any:
 
 
 def method_record(model: nn.Module) -> list[dict]:
-    """The plugins of a model's encoder, as checkpoints and adapter files hold them."""
-    return plain(getattr(unwrapped(model).backbone, 'plugins', []))
+    """The plugins of a model's encoder, as checkpoints and adapter files hold them.
+
+    Options whose default changed are named in any case, so that a record without them is one from before.
+    """
+    backbone = unwrapped(model).backbone
+    record = plain(getattr(backbone, 'plugins', []))
+    for plugin, adapter in zip(record, getattr(backbone, 'adapters', ())):
+        plugin['cfg'] |= {option: getattr(adapter, option) for option in adapter.former_defaults}
+    return record
+
+
+def _completed(record: list) -> list:
+    """A record with the former defaults of the options that it does not name and ours does."""
+    completed = []
+    for plugin in record:
+        cfg = plugin.get('cfg') if isinstance(plugin, Mapping) else None
+        kind = cfg.get('type') if isinstance(cfg, Mapping) else None
+        method = ADAPTERS.get(kind) if isinstance(kind, str) else None
+        completed.append(plugin if method is None else dict(plugin, cfg=method.former_defaults | cfg))
+    return completed
 
 
 def check_method_record(theirs: list[dict] | None, model: nn.Module, what: str) -> None:
@@ -85,6 +103,7 @@ def check_method_record(theirs: list[dict] | None, model: nn.Module, what: str) 
         ValueError: The records differ.
     """
     ours = method_record(model)
+    theirs = None if theirs is None else _completed(theirs)
     if theirs is not None and theirs != ours:
         raise ValueError(
             f'{what} was trained with another method than this model: its plugins are {theirs}, this model has {ours}. '

@@ -58,22 +58,23 @@ CASES = {
         dict(type='mmvmt.CompacterPlusPlus', n=4),
         4**3 + 4 * sum(2 * (d + d // 2) + d // 2 + d + 2 * d for d in WIDTHS),
     ),
-    # e = 5, q = 16, p = 6, bottleneck d / 2. The MLP is (2 e + 1) q + (q + 1) p; a generator of n entries is (p + 1) n.
+    # e = 5, q = 16, p = 6, bottleneck d / 2. The MLP is (e + 1) q + (q + 1) p; a generator of n entries is (p + 1) n.
     # Besides the matrices an adapter has d / 2 + d entries of biases and 2 d of the norm.
     'HyperFormer': (
         dict(type='mmvmt.HyperFormer', reduction=2, embedding=5, hidden=16, code=6),
-        4 * 5 + sum(5 + 11 * 16 + 17 * 6 + 7 * (d * d + d // 2 + 3 * d) for d in WIDTHS),
+        4 * 5 + sum(6 * 16 + 17 * 6 + 7 * (d * d + d // 2 + 3 * d) for d in WIDTHS),
     ),
     'Polyhistor': (
         dict(type='mmvmt.Polyhistor', rank=3, embedding=5, hidden=16, code=6),
-        4 * 5 + sum(5 + 11 * 16 + 17 * 6 + 7 * (2 * 3 * (d + d // 2) + d // 2 + 3 * d) for d in WIDTHS),
+        4 * 5 + sum(6 * 16 + 17 * 6 + 7 * (2 * 3 * (d + d // 2) + d // 2 + 3 * d) for d in WIDTHS),
     ),
-    # One hypernetwork for width 8; per block k embeddings, and for k = d / 8 > 1 two kernels and four coefficients.
+    # One hypernetwork for width 8, whose MLP takes 2 e; per block k embeddings, and for k = d / 8 > 1 a kernel, and a
+    # coefficient each for biases and norm.
     'PolyhistorLite': (
         dict(type='mmvmt.PolyhistorLite', rank=2, embedding=5, hidden=16, code=6),
         4 * 5
         + (11 * 16 + 17 * 6 + 7 * (2 * 2 * (8 + 4) + 4 + 3 * 8))
-        + sum(5 * k + (2 * k**3 + 4 * k**2 if k > 1 else 0) for k in (d // 8 for d in WIDTHS)),
+        + sum(5 * k + (k**3 + 2 * k**2 if k > 1 else 0) for k in (d // 8 for d in WIDTHS)),
     ),
 }
 # Methods that change the frozen network's output from the start, and why.

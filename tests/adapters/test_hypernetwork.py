@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from mmengine.runner.checkpoint import load_state_dict
 from tiny import FOUR_TASKS, perturb, tiny_swin
 
 from mmvmt.adapters import HyperFormer, Polyhistor, PolyhistorLite, Site
@@ -22,6 +23,23 @@ METHODS = {
     HyperFormer: dict(reduction=2, **SIZES),
     Polyhistor: dict(rank=2, **SIZES),
     PolyhistorLite: dict(rank=2, **SIZES),
+}
+STRUCTURES = [
+    (HyperFormer, {}),
+    (HyperFormer, dict(embed_blocks=True)),
+    (Polyhistor, {}),
+    (Polyhistor, dict(embed_blocks=True)),
+    (Polyhistor, dict(growing_rank=True, rank=1)),
+    (Polyhistor, dict(position='parallel')),
+    (PolyhistorLite, {}),
+    (PolyhistorLite, dict(shared_kernels=False)),
+    (PolyhistorLite, dict(product='template_kernel')),
+    (PolyhistorLite, dict(shared_kernels=False, product='template_kernel', position='parallel')),
+]
+FORMER = {
+    HyperFormer: dict(embed_blocks=True, inside_drop_path=False),
+    Polyhistor: dict(embed_blocks=True, inside_drop_path=False),
+    PolyhistorLite: dict(shared_kernels=False, inside_drop_path=False),
 }
 
 
@@ -43,9 +61,9 @@ def run(layer, x):
     return linear(x, layer.weight.tolist(), layer.bias.tolist())
 
 
-def reference_template(method, hypernetwork, task, block, width, bottleneck):
-    """The six weights that a hypernetwork makes of v_t and one row of u_l."""
-    hidden = run(hypernetwork.mlp[0], method.task_embeddings[task].tolist() + block.tolist())
+def reference_template(method, hypernetwork, seen, width, bottleneck, rank):
+    """The six weights that a hypernetwork makes of the embeddings that it sees; rank None: whole matrices."""
+    hidden = run(hypernetwork.mlp[0], seen)
     code = run(hypernetwork.mlp[2], [max(0.0, v) for v in hidden])
     if method.embedding_norm:
         norm = hypernetwork.mlp[3]
@@ -53,9 +71,8 @@ def reference_template(method, hypernetwork, task, block, width, bottleneck):
 
     def matrix(generator, rows, columns):
         entries = torch.tensor(run(generator, code), dtype=torch.double)
-        if isinstance(method, HyperFormer):
+        if rank is None:
             return entries.view(rows, columns)
-        rank = METHODS[type(method)]['rank']
         assert len(entries) == (rows + columns) * rank
         left, right = entries[: rows * rank].view(rows, rank), entries[rows * rank :].view(rank, columns)
         return sum(torch.outer(left[:, k], right[k]) for k in range(rank))
@@ -69,47 +86,56 @@ def reference_template(method, hypernetwork, task, block, width, bottleneck):
     )
 
 
-def reference_weights(method, site, task):
+def reference_weights(method, site, task, options):
     """The weights of a block's adapter."""
-    width, blocks = site.in_channels, method.block_embeddings[site.key]
+    width, v, rank = site.in_channels, method.task_embeddings[task].tolist(), options.get('rank')
     if not isinstance(method, PolyhistorLite):
-        hypernetwork = method.hypernetworks[site.key]
-        assert blocks.shape == (1, SIZES['embedding'])
-        return reference_template(method, hypernetwork, task, blocks[0], width, width // 2)
+        if options.get('embed_blocks'):
+            (u,) = method.block_embeddings[site.key].tolist()
+            v = v + u
+        if options.get('growing_rank'):
+            rank = rank * width // 4
+        return reference_template(method, method.hypernetworks[site.key], v, width, width // 2, rank)
     k = width // 4
-    assert blocks.shape == (k, SIZES['embedding'])
-    templates = [reference_template(method, method.hypernetwork, task, row, 4, 2) for row in blocks]
+    blocks = method.block_embeddings[site.key].tolist()
+    templates = [reference_template(method, method.hypernetwork, v + u, 4, 2, rank) for u in blocks]
+    assert len(blocks) == k
     if k == 1:
         return templates[0]
     scaling = method.scalings[site.key]
+    shared = dict(down='matrix', up='matrix', down_bias='bias', up_bias='bias', gamma='norm', beta='norm')
     weights = {}
     for name in templates[0]:
-        if name in ('down', 'up'):
-            parts = [torch.kron(scaling.kernels[name][i], templates[i][name]) for i in range(k)]
-        else:
-            columns = [template[name].unsqueeze(1) for template in templates]
-            parts = [torch.kron(scaling.coefficients[name][i], columns[i]).squeeze(1) for i in range(k)]
-        weights[name] = sum(parts)
+        kernel = shared[name] if options.get('shared_kernels', True) else name
+        total = 0
+        for i in range(k):
+            if name in ('down', 'up'):
+                factors = scaling.kernels[kernel][i], templates[i][name]
+            else:
+                factors = scaling.coefficients[kernel][i], templates[i][name].unsqueeze(1)
+            total = total + torch.kron(*(factors if options.get('product') != 'template_kernel' else factors[::-1]))
+        weights[name] = total if name in ('down', 'up') else total.squeeze(1)
     return weights
 
 
-def reference_output(method, site, task, y):
-    """y + gamma * LN(a) + beta, or y + a, of one token in plain Python."""
-    weights = {name: tensor.tolist() for name, tensor in reference_weights(method, site, task).items()}
-    z = [0.5 * v * (1 + math.erf(v / math.sqrt(2))) for v in linear(y, weights['down'], weights['down_bias'])]
+def reference_output(method, site, task, x, y, options):
+    """y + gamma * LN(a) + beta, or y + a, of one token in plain Python; a is made of x."""
+    weights = {name: tensor.tolist() for name, tensor in reference_weights(method, site, task, options).items()}
+    z = [0.5 * v * (1 + math.erf(v / math.sqrt(2))) for v in linear(x, weights['down'], weights['down_bias'])]
     a = linear(z, weights['up'], weights['up_bias'])
     if method.norm == 'generated':
         a = layer_norm(a, weights['gamma'], weights['beta'])
     return [v + u for v, u in zip(y, a, strict=True)]
 
 
-@pytest.mark.parametrize('method', METHODS)
+@pytest.mark.parametrize('method, structure', STRUCTURES)
 @pytest.mark.parametrize('norm', ['generated', 'none'])
 @pytest.mark.parametrize('embedding_norm', [False, True])
 @torch.no_grad()
-def test_equals_the_equations(method, norm, embedding_norm):
+def test_equals_the_equations(method, structure, norm, embedding_norm):
     torch.manual_seed(0)
-    adapter = method(SITES, TASKS, norm=norm, embedding_norm=embedding_norm, **METHODS[method])
+    options = METHODS[method] | structure
+    adapter = method(SITES, TASKS, norm=norm, embedding_norm=embedding_norm, **options)
     perturb(adapter, std=0.4)
     adapter.double()
     generator = torch.Generator().manual_seed(3)
@@ -121,15 +147,92 @@ def test_equals_the_equations(method, norm, embedding_norm):
             adapted, tap = adapter.adapt(site, inputs, outputs, task, generated)
             assert tap is None
             for token in range(2):
-                expected = reference_output(adapter, site, task, outputs[0, token].tolist())
+                y = outputs[0, token].tolist()
+                x = inputs[0, token].tolist() if structure.get('position') == 'parallel' else y
+                expected = reference_output(adapter, site, task, x, y, options)
                 assert adapted[0, token].tolist() == pytest.approx(expected, rel=1e-8, abs=1e-8)
 
 
-@pytest.mark.parametrize('method', METHODS)
-@pytest.mark.parametrize('norm', ['generated', 'none'])
-def test_starts_as_the_identity_and_is_not_stuck_there(method, norm):
+@pytest.mark.parametrize('method, structure', STRUCTURES)
+def test_the_authors_start_is_near_the_branch_and_learns_everywhere(method, structure):
     torch.manual_seed(0)
-    adapter = method(SITES, TASKS, norm=norm, **METHODS[method])
+    adapter = method(SITES, TASKS, start='authors', **(METHODS[method] | structure | dict(hidden=64, code=64)))
+    perturb(adapter)
+    adapter.reset_parameters()
+    drawn = {'weight': [], 'kernel': []}
+    for name, parameter in adapter.named_parameters():
+        if 'scalings.' in name:
+            drawn['kernel'].append(parameter.detach().flatten())
+        elif name.endswith('.bias'):
+            assert not parameter.any(), name
+        elif 'embeddings.' not in name:
+            drawn['weight'].append(parameter.detach().flatten())
+    # Normal with standard deviation 0.01 in all linear layers, 1 in kernels and coefficients.
+    for values, deviation in ((drawn['weight'], 0.01), (drawn['kernel'], 1.0)):
+        if values:
+            values = torch.cat(values)
+            assert values.std().item() == pytest.approx(deviation, rel=4 / math.sqrt(2 * len(values)))
+    adapter.double()
+    loss = 0
+    for task in TASKS:
+        generated = adapter.generate(task)
+        for site in SITES:
+            outputs = torch.randn(3, 5, site.out_channels).double()
+            adapted, _ = adapter.adapt(site, outputs, outputs, task, generated)
+            assert not torch.equal(adapted, outputs)
+            torch.testing.assert_close(adapted, outputs, atol=0.05, rtol=0)
+            loss = loss + (adapted - 1).square().sum()
+    loss.backward()
+    assert [n for n, p in adapter.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+@pytest.mark.parametrize('method', METHODS)
+@pytest.mark.parametrize('inside', [True, False])
+def test_drop_path_takes_the_adapter_along_by_default(method, inside):
+    plugin = dict(stages=(False, False, False, True)) | plugins_of(method, **({} if inside else FORMER[method]))[0]
+    swin = tiny_swin(tasks=TASKS, plugins=[plugin], drop_path_rate=0.999).train()
+    images = IMAGES.repeat(4, 1, 1, 1)
+
+    def last_stage():
+        torch.manual_seed(0)
+        return swin(images)['semseg'][3]
+
+    before = last_stage()
+    with torch.no_grad():
+        swin.adapters[0].task_embeddings['semseg'].add_(1)
+    # Inside of drop path, which drops nearly every branch here, another adapter changes nothing.
+    assert torch.equal(before, last_stage()) == inside
+
+
+@pytest.mark.parametrize('method', METHODS)
+def test_weights_of_the_former_structure_are_refused_with_the_options_that_have_it(method):
+    former = tiny_swin(tasks=TASKS, plugins=plugins_of(method, **FORMER[method]))
+    today = tiny_swin(tasks=TASKS, plugins=plugins_of(method))
+    assert method.former_defaults == FORMER[method]
+    for theirs, ours, options in ((former, today, FORMER[method]), (today, former, None)):
+        before = {name: value.clone() for name, value in ours.adapters.state_dict().items()}
+        wanted = ', '.join(f'{key}={value}' for key, value in (options or ours_now(today)).items())
+        # In part, too, as mmengine loads checkpoints.
+        with pytest.raises(ValueError, match=rf"cfg=dict\(type='{method.__name__}', {wanted}"):
+            load_state_dict(ours, theirs.state_dict(), strict=False)
+        assert all(torch.equal(value, ours.adapters.state_dict()[name]) for name, value in before.items())
+    again = tiny_swin(tasks=TASKS, plugins=plugins_of(method, **FORMER[method]))
+    again.load_state_dict(former.state_dict())
+    again.load_state_dict(tiny_swin(tasks=TASKS, plugins=None).state_dict(), strict=False)
+
+
+def ours_now(swin):
+    """The option that tells the structure of a model as it is built by default."""
+    adapter = swin.adapters[0]
+    key = next(iter(adapter.former_defaults))
+    return {key: getattr(adapter, key)}
+
+
+@pytest.mark.parametrize('method, structure', STRUCTURES)
+@pytest.mark.parametrize('norm', ['generated', 'none'])
+def test_starts_as_the_identity_and_is_not_stuck_there(method, structure, norm):
+    torch.manual_seed(0)
+    adapter = method(SITES, TASKS, norm=norm, **(METHODS[method] | structure))
     perturb(adapter)
     adapter.reset_parameters()
     optimizer = torch.optim.SGD(adapter.parameters(), lr=0.01)
@@ -152,15 +255,18 @@ def test_starts_as_the_identity_and_is_not_stuck_there(method, norm):
     assert missing[1] == []
 
 
-@pytest.mark.parametrize('method', METHODS)
-def test_matrices_start_at_fan_in_scale(method):
+@pytest.mark.parametrize(
+    'method, structure', [case for case in STRUCTURES if 'rank' not in case[1] and 'position' not in case[1]]
+)
+def test_matrices_start_at_fan_in_scale(method, structure):
     torch.manual_seed(0)
     sites = [Site(stage, 0, 'ffn', width, width) for stage, width in enumerate((64, 128, 256))]
     variances = {site.key: [] for site in sites}
     options = dict(rank=12) if 'rank' in METHODS[method] else {}
     # Kernels and factors have few entries that are common to all of W: the variance shows over many draws only.
     for _ in range(20):
-        for key, weights in method(sites, ['semseg'], reduction=2, **options).generate('semseg').items():
+        adapter = method(sites, ['semseg'], reduction=2, **(options | structure))
+        for key, weights in adapter.generate('semseg').items():
             variances[key].append([w.var().item() * w.shape[1] for w in (weights.down, weights.up)])
     for key, values in variances.items():
         mean = torch.tensor(values).mean(0)
@@ -265,8 +371,10 @@ def test_autocast_generates_in_full_precision_and_keeps_the_streams_type(method,
 
 
 @pytest.mark.parametrize('method', METHODS)
-def test_embeddings_biases_and_coefficients_do_not_decay(method):
-    adapter = method(SITES, TASKS, embedding_norm=True, **METHODS[method])
+@pytest.mark.parametrize('former', [False, True])
+def test_embeddings_biases_and_coefficients_do_not_decay(method, former):
+    structure = FORMER[method] if former else {}
+    adapter = method(SITES, TASKS, embedding_norm=True, **(METHODS[method] | structure))
     kept = {id(p) for p in adapter.no_decay_parameters()}
     names = ('embeddings.', 'bias', 'coefficients.', 'mlp.3.')
     found = set()
@@ -292,7 +400,7 @@ def test_the_ffn_is_filled_unasked_and_the_attention_on_request(method):
     swin = tiny_swin(plugins=plugins_of(method))
     assert {site.slot for site in swin.adapters[0].sites} == {'ffn'}
     both = tiny_swin(plugins=[plugin | dict(position=['attn', 'ffn']) for plugin in plugins_of(method)])
-    assert len(both.adapters[0].block_embeddings) == 10
+    assert len(both.adapters[0].sites) == len(both.adapters[0].generate('semseg')) == 10
 
 
 @pytest.mark.parametrize('method', METHODS)
@@ -315,6 +423,9 @@ def test_a_task_it_was_not_built_for_is_refused(method, task):
         ('norm', 'batch', "norm must be 'generated' or 'none', got 'batch'"),
         ('unfreeze', 'all', "unfreeze must be 'none' or 'norms', got 'all'"),
         ('embedding_norm', 'yes', "embedding_norm must be True or False, got 'yes'"),
+        ('inside_drop_path', 1, 'inside_drop_path must be True or False, got 1'),
+        ('position', 'ffn', "position must be 'serial' or 'parallel', got 'ffn'"),
+        ('start', 'one', "start must be 'zero' or 'authors', got 'one'"),
         ('activation', 'tanh', "unknown activation 'tanh'; choose one of gelu"),
         ('reduction', 0, 'reduction must be between 1 and the block width 4, got 0'),
         ('reduction', 5, 'reduction must be between 1 and the block width 4, got 5'),

@@ -9,8 +9,10 @@ from mmvmt.registry import MODELS
 
 SITES = [Site(0, 0, 'ffn', 8, 8), Site(0, 1, 'ffn', 8, 8), Site(1, 0, 'ffn', 16, 16), Site(2, 0, 'ffn', 32, 32)]
 SIZES = dict(embedding=3, hidden=5, code=4, rank=2)
-MLP = 129 * 128 + 129 * 64
-"""Parameters of the embeddings' MLP with e = 64, q = 128, p = 64."""
+PER_TASK, PER_TASK_AND_BLOCK = 65 * 128 + 129 * 64, 129 * 128 + 129 * 64
+"""Parameters of the embeddings' MLP with q = 128 and p = 64, for inputs of width e = 64 and 2 e."""
+ENCODER_NORMS = 2 * 96 + 4 * 4_416 + 2 * 4 * (96 + 192 + 384)
+OUTPUT_NORMS = 4 * 2 * (96 + 192 + 384 + 768)
 
 
 def swin_t(**cfg):
@@ -25,30 +27,38 @@ def trained(module):
     return numel(p for p in module.parameters() if p.requires_grad)
 
 
-def test_swin_t_with_four_tasks_has_polyhistors_count():
+@pytest.mark.parametrize('embed_blocks, count', [(False, 6_370_528), (True, 6_469_600)])
+def test_swin_t_with_four_tasks_has_polyhistors_count(embed_blocks, count):
     # Sum of widths over blocks 4,416; bottleneck d / 2, rank 6: two factors of (d + d / 2) 6 entries each.
     entries = 4_416 * 2 * 9 + 4_416 // 2 + 3 * 4_416
-    count = 4 * 64 + 12 * (64 + MLP) + 65 * entries
-    assert count == 6_469_600
-    assert abs(count / 6.41e6 - 1) < 0.05
-    # A tenth of HyperFormer's 71,318,800.
-    assert 0.08 < count / 71_318_800 < 0.1
-    swin = swin_t(type='mmvmt.Polyhistor')
+    assert count == 4 * 64 + 12 * (64 + PER_TASK_AND_BLOCK if embed_blocks else PER_TASK) + 65 * entries
+    swin = swin_t(type='mmvmt.Polyhistor', embed_blocks=embed_blocks)
     assert numel(swin.adapter_parameters()) == count
     assert trained(swin) == count
 
 
-def test_swin_t_with_four_tasks_has_polyhistor_lites_count():
+def test_what_is_reported_of_polyhistor_counts_all_layer_norms():
+    assert 6_370_528 + ENCODER_NORMS + OUTPUT_NORMS == 6_405_280
+    assert f'{6_405_280 / 1e6:.2f}' == '6.41'
+    # A tenth of HyperFormer's 71,219,728.
+    assert 0.08 < 6_370_528 / 71_219_728 < 0.1
+
+
+@pytest.mark.parametrize('shared_kernels, own', [(True, 388_656), (False, 390_544)])
+def test_swin_t_with_four_tasks_has_polyhistor_lites_count(shared_kernels, own):
     blocks = {1: 2, 2: 2, 4: 6, 8: 2}
     template = 2 * (96 + 48) * 18 + 48 + 3 * 96
-    kernels = sum(count * (2 * k**3 + 4 * k**2) for k, count in blocks.items() if k > 1)
-    own = 4 * 64 + 64 * sum(count * k for k, count in blocks.items()) + MLP + 65 * template + kernels
-    norms = 2 * 96 + 4 * 4_416 + 2 * 4 * (96 + 192 + 384)
-    assert (own, norms, own + norms) == (390_544, 23_232, 413_776)
-    assert abs((own + norms) / 0.41e6 - 1) < 0.05
-    swin = swin_t(type='mmvmt.PolyhistorLite', unfreeze='norms')
+    cubes, squares = (sum(count * k**power for k, count in blocks.items() if k > 1) for power in (3, 2))
+    assert (cubes, squares) == (1_424, 232)
+    kernels = cubes + 2 * squares if shared_kernels else 2 * cubes + 4 * squares
+    embeddings = 4 * 64 + 64 * sum(count * k for k, count in blocks.items())
+    assert own == embeddings + PER_TASK_AND_BLOCK + 65 * template + kernels
+    assert ENCODER_NORMS == 23_232
+    assert 388_656 + ENCODER_NORMS == 411_888
+    assert f'{(own + ENCODER_NORMS) / 1e6:.2f}' == '0.41'
+    swin = swin_t(type='mmvmt.PolyhistorLite', unfreeze='norms', shared_kernels=shared_kernels)
     assert numel(swin.adapter_parameters()) == own
-    assert trained(swin) == own + norms
+    assert trained(swin) == own + ENCODER_NORMS
 
 
 def test_ranks_of_the_generated_matrices():
@@ -60,12 +70,30 @@ def test_ranks_of_the_generated_matrices():
     assert torch.linalg.matrix_rank(lite[SITES[3].key].down).item() >= 8
 
 
+def test_a_rank_that_grows_with_the_width():
+    polyhistor = Polyhistor(SITES, FOUR_TASKS, growing_rank=True, **SIZES).generate('semseg')
+    assert [torch.linalg.matrix_rank(polyhistor[site.key].down).item() for site in SITES] == [2, 2, 4, 8]
+    with pytest.raises(ValueError, match='growing_rank must be True or False, got 2'):
+        Polyhistor(SITES, FOUR_TASKS, growing_rank=2, **SIZES)
+    with pytest.raises(ValueError, match='rank must be an integer from 1 to the bottleneck width, here 4; got 5'):
+        Polyhistor(SITES, FOUR_TASKS, growing_rank=True, **(SIZES | dict(rank=5)))
+
+
+def test_options_of_the_kernels_are_checked():
+    with pytest.raises(ValueError, match='shared_kernels must be True or False, got None'):
+        PolyhistorLite(SITES, FOUR_TASKS, shared_kernels=None, **SIZES)
+    with pytest.raises(ValueError, match="product must be 'kernel_template' or 'template_kernel', got 'kron'"):
+        PolyhistorLite(SITES, FOUR_TASKS, product='kron', **SIZES)
+
+
 def test_lite_shares_its_hypernetwork_and_scales_with_kernels_where_blocks_are_wider():
     lite = PolyhistorLite(SITES, FOUR_TASKS, **SIZES)
     assert list(lite.scalings) == [site.key for site in SITES[2:]]
     assert [len(lite.block_embeddings[site.key]) for site in SITES] == [1, 1, 2, 4]
-    assert [tuple(lite.scalings[site.key].kernels['up'].shape) for site in SITES[2:]] == [(2, 2, 2), (4, 4, 4)]
-    assert [tuple(lite.scalings[site.key].coefficients['beta'].shape) for site in SITES[2:]] == [(2, 2, 1), (4, 4, 1)]
+    for site, k in zip(SITES[2:], (2, 4)):
+        shapes = {name: tuple(parameter.shape) for name, parameter in lite.scalings[site.key].named_parameters()}
+        kernels = {'kernels.matrix': (k, k, k)}
+        assert shapes == kernels | {'coefficients.bias': (k, k, 1), 'coefficients.norm': (k, k, 1)}
     before = lite.generate('semseg')
     with torch.no_grad():
         lite.hypernetwork.generators.down.bias.add_(1)

@@ -203,6 +203,39 @@ def test_tensors_that_do_not_fit_are_refused_before_anything_changes(change, mes
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
+FORMER = [
+    (dict(type='mmvmt.HyperFormer', embedding=5, hidden=16, code=6), 'embed_blocks', True),
+    (dict(type='mmvmt.Polyhistor', rank=3, embedding=5, hidden=16, code=6), 'embed_blocks', True),
+    (dict(type='mmvmt.PolyhistorLite', rank=2, embedding=5, hidden=16, code=6), 'shared_kernels', False),
+]
+
+
+@pytest.mark.parametrize('cfg, option, value', FORMER, ids=[cfg['type'] for cfg, _, _ in FORMER])
+def test_a_file_from_before_a_default_changed_names_the_options_that_it_needs(cfg, option, value, tmp_path):
+    former = {option: value, 'inside_drop_path': False}
+    model, path = model_of(plugins=[dict(cfg=cfg | former)]), tmp_path / 'adapter.safetensors'
+    manifest = save_adapter(model, path)
+    assert manifest['method'] == [dict(cfg=cfg | former)]
+    # As such a file was written: the record has the config alone.
+    rewrite(path, method=[dict(cfg=cfg)])
+    today = model_of(seed=5, plugins=[dict(cfg=cfg)])
+    before = state_of(today)
+    with pytest.raises(
+        ValueError, match=rf"its plugins are .*'{option}': {value}.*'inside_drop_path': False.*this mod"
+    ):
+        load_adapter(today, path)
+    # Without a record that tells, the tensors' names do.
+    rewrite(path, method=save_adapter(today, tmp_path / 'other.safetensors')['method'])
+    with pytest.raises(ValueError, match=rf'another structure .*{option}={value}, inside_drop_path=False\) in model'):
+        load_adapter(today, path)
+    assert all(torch.equal(before[name], entry) for name, entry in today.state_dict().items())
+    rewrite(path, method=[dict(cfg=cfg)])
+    again = model_of(seed=6, plugins=[dict(cfg=cfg | former)])
+    load_adapter(again, path)
+    expected = model(IMAGES)
+    assert all(torch.equal(expected[task], logits) for task, logits in again(IMAGES).items())
+
+
 def test_a_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"adapter file '.*no\.safetensors' does not exist"):
         load_adapter(model_of(), tmp_path / 'no.safetensors')

@@ -72,6 +72,15 @@ def test_the_claims_of_polyhistor_and_the_passes(table):
     assert one == shared
 
 
+def test_the_sums_that_fit_what_is_reported_of_polyhistor(table):
+    rows = {row['method']: row for row in table[0]}
+    counts = {name: rows[name]['encoder_ours'] for name in ('HyperFormer', 'Polyhistor', 'Polyhistor-Lite')}
+    assert counts == {'HyperFormer': 71_219_728, 'Polyhistor': 6_370_528, 'Polyhistor-Lite': 411_888}
+    assert '6,370,528 + 23,232 in the encoder + 11,520 output norms' in rows['Polyhistor']['note']
+    assert rows['Polyhistor']['note'].endswith('= 6,405,280')
+    assert '388,656 + 23,232 in the LayerNorms' in rows['Polyhistor-Lite']['note']
+
+
 def test_the_page_is_what_the_command_writes(table):
     committed = (commands.ROOT / 'docs' / 'parameters.md').read_text(encoding='utf-8')
     assert table[2].read_text(encoding='utf-8') == committed

@@ -14,6 +14,7 @@ from rich.table import Table
 from torch import nn
 
 import mmvmt  # noqa: F401  makes the scope known before the config is read
+from mmvmt.adapters.base import norm_parameters
 from mmvmt.models import AdaptedEncoder, parameter_groups
 from mmvmt.models.parameter_groups import count
 from mmvmt.registry import MODELS
@@ -31,8 +32,9 @@ class Row:
         method: Its name as in the papers' tables.
         configs: Configs under ``configs/``; several where every task has an encoder of its own.
         reported: Trainable parameters of the encoder part as reported, in millions; None where nobody reported one.
-        note: What to know of the difference; ``{tables}`` is the number of entries of the relative position bias
-            tables of one encoder, ``{ours}`` our count.
+        note: What to know of the difference; ``{ours}`` is our count, ``{adapters}`` the part of it that the adapters
+            are; ``{tables}`` the number of entries of the relative position bias tables of one encoder,
+            ``{encoder_norms}`` of its LayerNorms, ``{output_norms}`` of the tasks' norms between encoder and decoders.
     """
 
     method: str
@@ -76,8 +78,19 @@ ROWS = (
     Row('Low-rank adapter', ('baselines/swin_t_low_rank_adapter_pascal.py',), 0.34),
     Row('Shared adapter', ('baselines/swin_t_shared_adapter_pascal.py',), 2.20),
     Row('HyperFormer', ('hyperformer/swin_t_pascal.py',), 72.77),
-    Row('Polyhistor', ('polyhistor/swin_t_pascal.py',), 6.41),
-    Row('Polyhistor-Lite', ('polyhistor/swin_t_lite_pascal.py',), 0.41),
+    Row(
+        'Polyhistor',
+        ('polyhistor/swin_t_pascal.py',),
+        6.41,
+        'reported figure fits the sum with all LayerNorms (unfreeze="norms"): {adapters:,} + {encoder_norms:,} in the '
+        'encoder + {output_norms:,} output norms, which are counted with the decoders here, = {with_norms:,}',
+    ),
+    Row(
+        'Polyhistor-Lite',
+        ('polyhistor/swin_t_lite_pascal.py',),
+        0.41,
+        'equal to the digits that are reported: {adapters:,} + {encoder_norms:,} in the LayerNorms of the encoder',
+    ),
     Row('VMT-Adapter', ('vmt/swin_t_pascal.py',), 1.1, 'reported as about 1 % of four encoders'),
     Row('VMT-Adapter-Lite', ('vmt/swin_t_lite_pascal.py',), 0.40, 'reported as 0.36 % of four encoders'),
 )
@@ -155,7 +168,7 @@ def table_row(row: Row) -> dict:
         ours += sum(count(groups[name]) for name in ('adapters', 'norms_biases', 'encoder_weights'))
     passes = 'T models' if len(row.configs) > 1 else 'T' if model.backbone.per_task else '1'
     tables = sum(p.numel() for n, p in model.backbone.own_parameters().items() if n.endswith('position_bias_table'))
-    note = row.note.format(ours=ours, tables=tables, with_tables=ours + 4 * tables)
+    note = row.note.format(ours=ours, tables=tables, with_tables=ours + 4 * tables, **_norm_counts(model))
     published = difference = None
     if row.reported is not None:
         published = round(row.reported * 1e6)
@@ -170,6 +183,17 @@ def table_row(row: Row) -> dict:
         passes=passes,
         note=note,
     )
+
+
+def _norm_counts(model: nn.Module) -> dict[str, int]:
+    """Entries of the adapters, of the LayerNorms of encoder and heads, and of all of these."""
+    own = {id(p) for p in model.backbone.own_parameters().values()}
+    counts = dict(
+        adapters=count(model.backbone.adapter_parameters()),
+        encoder_norms=count(p for p in norm_parameters(model.backbone) if id(p) in own),
+        output_norms=count(norm_parameters(model.heads)),
+    )
+    return counts | dict(with_norms=sum(counts.values()))
 
 
 def cells(row: dict) -> list[str]:

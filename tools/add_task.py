@@ -12,22 +12,17 @@ from typing import Any
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.dataset import pseudo_collate
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 from torch import Tensor
 
 import mmvmt  # noqa: F401  makes the scope known before the config is read
 from mmvmt.apis.tasks import add_task, enlarged_config, head_config, training_config
 from mmvmt.apis.weights import build_model, load_weights
 from mmvmt.engine.adapter_file import read_adapter
-from mmvmt.engine.files import write_atomically
+from mmvmt.engine.files import latest_checkpoint, write_atomically
+from mmvmt.engine.inputs import comes_without_encoder, is_there, missing_inputs
 from mmvmt.engine.provenance import run_record
-from mmvmt.engine.run_config import (
-    add_trust_argument,
-    comes_without_encoder,
-    missing_inputs,
-    set_amp,
-    set_data_root,
-)
+from mmvmt.engine.run_config import add_trust_argument, read_config, set_amp
 from mmvmt.models import MultiTaskEncoderDecoder, parameter_groups
 from mmvmt.models.identity import METHOD_KEY, method_record
 from mmvmt.models.parameter_groups import count
@@ -58,18 +53,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     if args.images < 1:
         parser.error(f'--images must be at least 1, got {args.images}')
     return args
-
-
-def read_config(args: argparse.Namespace) -> Config:
-    """The config of the trained model, as the command line changes it."""
-    cfg = Config.fromfile(args.config)
-    if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
-    if args.data_root is not None:
-        set_data_root(cfg, args.data_root)
-    name = osp.splitext(osp.basename(args.config))[0]
-    cfg.work_dir = args.work_dir or osp.join('work_dirs', f'{name}_{args.task}')
-    return cfg
 
 
 def read_images(cfg: Config, number: int) -> list[dict[str, Any]]:
@@ -109,17 +92,20 @@ def train(cfg: Config, task: str, result: MultiTaskEncoderDecoder) -> int:
     # A validation meanwhile is about the new task alone.
     runner.model.set_active_tasks((task,))
     runner.train()
-    load_weights(result, find_latest_checkpoint(cfg.work_dir))
+    load_weights(result, latest_checkpoint(cfg.work_dir))
     return runner.iter
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     try:
-        cfg = read_config(args)
+        name = osp.splitext(osp.basename(args.config))[0]
+        work_dir = args.work_dir or osp.join('work_dirs', f'{name}_{args.task}')
+        args.checkpoint = osp.expanduser(args.checkpoint)
+        cfg = read_config(args.config, args.cfg_options, args.data_root, work_dir)
         head = head_config(cfg, args.task, args.head)
         enlarged = enlarged_config(cfg, args.task, head)
-        exists = osp.isfile(args.checkpoint)
+        exists = is_there(args.checkpoint)
         missing = missing_inputs(
             enlarged,
             ('train_dataloader', 'val_dataloader'),
@@ -140,7 +126,6 @@ def main(argv: list[str] | None = None) -> int:
         print(f'add_task.py: {error}', file=sys.stderr)
         return 1
 
-    work_dir = cfg.work_dir
     paths = {name: osp.join(work_dir, name) for name in ('config.py', 'train.py', 'start.pth', 'model.pth')}
     save_model(model, paths['start.pth'], iteration=0)
     trained = count(p for group, ps in parameter_groups(model).items() if group != 'frozen' for p in ps)

@@ -9,15 +9,15 @@ from mmengine.fileio import dump
 
 import mmvmt  # noqa: F401  makes the scope known before the config is read
 from mmvmt.engine.adapter_file import is_adapter_file, load_adapter
+from mmvmt.engine.inputs import comes_without_encoder, is_there, missing_inputs
 from mmvmt.engine.provenance import run_record
 from mmvmt.engine.run_config import (
     add_run_arguments,
-    comes_without_encoder,
     finish_distributed,
     load_run_config,
-    missing_inputs,
     set_launcher,
     set_test_outputs,
+    set_tta,
 )
 from mmvmt.models.identity import ENCODER_REMEDY, load_pretrained
 
@@ -30,18 +30,20 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--show', action='store_true', help='show every picture in a window')
     parser.add_argument('--show-dir', help='folder for one labelled picture per image')
     parser.add_argument('--wait-time', type=float, default=2.0, help='seconds that --show waits at each picture')
+    parser.add_argument('--tta', action='store_true', help="test-time augmentation by the config's tta_pipeline")
     add_run_arguments(parser)
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
+    args.checkpoint = osp.expanduser(args.checkpoint)
     cfg = load_run_config(args)
     is_adapter = is_adapter_file(args.checkpoint)
     cfg.load_from = None if is_adapter else args.checkpoint
     set_test_outputs(cfg, args.out, args.show, args.show_dir, args.wait_time)
 
-    exists = osp.isfile(args.checkpoint) or args.checkpoint.startswith(('http://', 'https://'))
+    exists = is_there(args.checkpoint)
     # mmengine's own loader falls back to executing what a file holds: this one refuses such a file.
     needs_encoder = exists and comes_without_encoder(args.checkpoint, args.trust_checkpoint)
     missing = missing_inputs(cfg, ('test_dataloader',), weights=needs_encoder)
@@ -52,6 +54,8 @@ def main(argv: list[str] | None = None) -> int:
     if missing:
         print('Cannot test yet:', *(f'- {line}' for line in missing), sep='\n', file=sys.stderr)
         return 2
+    if args.tta:
+        set_tta(cfg)
     set_launcher(cfg, args.launcher)
 
     from mmengine.runner import Runner

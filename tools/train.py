@@ -4,16 +4,14 @@ import argparse
 import sys
 
 import mmvmt  # noqa: F401  makes the scope known before the config is read
+from mmvmt.engine.inputs import check_load_from, check_sampler, missing_inputs, set_resume
 from mmvmt.engine.run_config import (
     add_run_arguments,
     finish_distributed,
     load_run_config,
-    missing_inputs,
     set_amp,
     set_launcher,
-    set_resume,
 )
-from mmvmt.models.checkpoint import read_checkpoint
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -30,10 +28,11 @@ def main(argv: list[str] | None = None) -> int:
     cfg = load_run_config(args)
     if args.amp:
         set_amp(cfg)
+    check_sampler(cfg)
     if args.resume or cfg.get('resume', False):
         set_resume(cfg, args.trust_checkpoint)
-    elif cfg.get('load_from'):
-        read_checkpoint(cfg.load_from, args.trust_checkpoint)
+    else:
+        check_load_from(cfg, args.trust_checkpoint)
 
     missing = missing_inputs(cfg, ('train_dataloader', 'val_dataloader'), weights=True)
     if missing:

@@ -6,6 +6,9 @@ import os
 import os.path as osp
 import tempfile
 
+POINTER = 'last_checkpoint'
+"""The file of a work dir that says which checkpoint of it is the newest."""
+
 TEMPORARY_PREFIX = '.partial-'
 """How the name of a file begins that is still being written."""
 
@@ -37,3 +40,40 @@ def write_atomically(path: str, data: bytes) -> None:
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def latest_checkpoint(work_dir: str | os.PathLike) -> str | None:
+    """The newest checkpoint of a run, also after its folder was moved or copied.
+
+    mmengine writes the whole path of the checkpoint, as it was at that time. What counts here is the file of that name
+    beside the pointer, but where checkpoints have a folder of their own (``out_dir``).
+
+    Args:
+        work_dir: Folder of the run.
+
+    Returns:
+        Its path; None: the run has none.
+    """
+    recorded = _recorded(work_dir)
+    if recorded is None:
+        return None
+    beside = osp.join(work_dir, osp.basename(recorded))
+    folder_of_its_own = osp.exists(recorded) and not osp.exists(osp.join(osp.dirname(recorded), POINTER))
+    return beside if osp.exists(beside) and not folder_of_its_own else recorded
+
+
+def renew_pointer(work_dir: str | os.PathLike) -> None:
+    """Let mmengine find the newest checkpoint of a run whose folder was moved or copied."""
+    recorded, latest = _recorded(work_dir), latest_checkpoint(work_dir)
+    if latest is None or not osp.exists(latest):
+        return
+    if not (osp.exists(recorded) and osp.samefile(recorded, latest)):
+        write_atomically(osp.join(work_dir, POINTER), latest.encode())
+
+
+def _recorded(work_dir: str | os.PathLike) -> str | None:
+    try:
+        with open(osp.join(work_dir, POINTER), encoding='utf-8') as file:
+            return file.read().strip()
+    except FileNotFoundError:
+        return None

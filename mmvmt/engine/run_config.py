@@ -5,20 +5,20 @@ from __future__ import annotations
 import argparse
 import os
 import os.path as osp
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.logging import print_log
-from mmengine.runner import find_latest_checkpoint
+from mmengine.registry import MODEL_WRAPPERS
+from mmengine.utils import get_object_from_string
+from torch.nn.parallel import DistributedDataParallel
 
-from mmvmt.models.checkpoint import read_checkpoint
-from mmvmt.models.identity import ENCODER_REMEDY, lacks_encoder
-
-from .adapter_file import is_adapter_file
+from mmvmt.registry import class_of, type_in_configs, type_name
 
 _DATALOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+_WORKER_OPTIONS = ('persistent_workers', 'prefetch_factor', 'multiprocessing_context', 'timeout')
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,6 +43,70 @@ def add_trust_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def read_config(
+    path: str, options: dict[str, Any] | None = None, data_root: str | None = None, work_dir: str | None = None
+) -> Config:
+    """Read a config, as the command line changes it.
+
+    Args:
+        path: The file.
+        options: Entries to override, by dotted keys.
+        data_root: Folder for every data set.
+        work_dir: Folder of the run; None: that of the config, or ``work_dirs/`` and the name of the file.
+
+    Raises:
+        ValueError: ``data_root`` is given and the config has no data set with one.
+    """
+    cfg = Config.fromfile(path)
+    name_types(cfg)
+    if options is not None:
+        cfg.merge_from_dict(options)
+    if data_root is not None:
+        set_data_root(cfg, data_root)
+    if work_dir is not None or cfg.get('work_dir') is None:
+        cfg.work_dir = work_dir or osp.join('work_dirs', osp.splitext(osp.basename(path))[0])
+    _leave_worker_options_out(cfg)
+    return cfg
+
+
+def name_types(cfg: Config | dict | list | tuple) -> None:
+    """Put the name of a class or function in place of itself, under every ``type`` of a config.
+
+    Pure-Python configs import what they name. mmengine writes such an object into the file of a changed config as it
+    prints it, which cannot be read again.
+
+    Args:
+        cfg: A config, or a part of one; changed in place.
+    """
+    if isinstance(cfg, (list, tuple)):
+        parts = cfg
+    else:
+        kind = cfg.get('type')
+        if callable(kind) and _found_by_name(kind):
+            cfg['type'] = type_in_configs(kind)
+        parts = [cfg[key] for key in cfg]
+    for part in parts:
+        if isinstance(part, (dict, list, tuple)):
+            name_types(part)
+
+
+def _found_by_name(kind: type | Callable) -> bool:
+    # What a function defines cannot be imported.
+    try:
+        return get_object_from_string(f'{kind.__module__}.{kind.__qualname__}') is kind
+    except AttributeError:
+        return False
+
+
+def _leave_worker_options_out(cfg: Config) -> None:
+    """Without workers PyTorch refuses options about them, even those that the config had for its own number."""
+    for name in _DATALOADERS:
+        loader = cfg.get(name)
+        if loader is not None and not loader.get('num_workers'):
+            for option in _WORKER_OPTIONS:
+                loader.pop(option, None)
+
+
 def load_run_config(args: argparse.Namespace) -> Config:
     """Read the config that the command line names, with the options of :func:`add_run_arguments` applied.
 
@@ -51,26 +115,20 @@ def load_run_config(args: argparse.Namespace) -> Config:
     """
     # torchrun and SLURM set it; mmengine expects it of every launcher.
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    cfg = Config.fromfile(args.config)
-    if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
-    if args.data_root is not None:
-        set_data_root(cfg, args.data_root)
-    if args.work_dir is not None:
-        cfg.work_dir = args.work_dir
-    elif cfg.get('work_dir') is None:
-        cfg.work_dir = osp.join('work_dirs', osp.splitext(osp.basename(args.config))[0])
+    cfg = read_config(args.config, args.cfg_options, args.data_root, args.work_dir)
     if args.compile:
         _add_hook(cfg, dict(type='mmvmt.CompileHook'))
     return cfg
 
 
-def dataset_cfgs(cfg: Config, dataloaders: tuple[str, ...] = _DATALOADERS) -> Iterator[dict[str, Any]]:
-    """Every data set of a config that has a ``data_root``, inside wrappers too."""
+def dataset_cfgs(
+    cfg: Config, dataloaders: tuple[str, ...] = _DATALOADERS, key: str = 'data_root'
+) -> Iterator[dict[str, Any]]:
+    """Every data set of a config that has a certain entry, inside wrappers too."""
     pending = [cfg[name].dataset for name in dataloaders if cfg.get(name) is not None]
     while pending:
         dataset = pending.pop(0)
-        if 'data_root' in dataset:
+        if key in dataset:
             yield dataset
         pending.extend(dataset.get('datasets', ()))
         if isinstance(dataset.get('dataset'), dict):
@@ -106,7 +164,7 @@ def set_test_outputs(
         show_dir: Folder for the pictures.
         wait_time: Seconds that ``show`` waits at each picture.
     """
-    several = _has_several_tasks(cfg)
+    several = has_several_tasks(cfg)
     if show or show_dir:
         kind = 'mmvmt.MultiTaskVisualizationHook' if several else 'mmseg.SegVisualizationHook'
         hooks = dict(cfg.get('default_hooks') or {})
@@ -121,12 +179,36 @@ def set_test_outputs(
         _add_hook(cfg, dict(type='mmvmt.SavePredictionsHook', out_dir=out))
     elif out:
         metrics = _metric_cfgs(cfg.test_evaluator)
-        writers = [metric for metric in metrics if _type_name(metric) == 'IoUMetric']
+        writers = [metric for metric in metrics if type_name(metric) == 'IoUMetric']
         for metric in writers:
             metric['output_dir'] = osp.join(out, 'semseg')
         if not writers:
-            names = ', '.join(map(_type_name, metrics))
+            names = ', '.join(map(type_name, metrics))
             print_log(f'no predicted maps are written: test_evaluator has no IoUMetric, but {names}', logger='current')
+
+
+def set_tta(cfg: Config) -> None:
+    """Test with the augmentations of ``tta_pipeline``, merged by ``tta_model``, as in mmsegmentation's configs.
+
+    Raises:
+        ValueError: The config has no ``tta_pipeline``.
+    """
+    pipeline = cfg.get('tta_pipeline')
+    if pipeline is None:
+        raise ValueError(
+            '--tta needs a tta_pipeline in the config: one that loads the image and ends with TestTimeAug, whose '
+            'transforms are scales, flips, loading of annotations and packing, as in '
+            'configs/_base_/datasets/pascal_context_mt.py'
+        )
+    model = dict(cfg.get('tta_model') or {})
+    if has_several_tasks(cfg):
+        if type_name(model, 'SegTTAModel') == 'SegTTAModel':  # what configs get from mmsegmentation's own base
+            model['type'] = 'mmvmt.MultiTaskTTAModel'
+    else:
+        model.setdefault('type', 'mmseg.SegTTAModel')
+    cfg.model = dict(model, module=cfg.model)
+    for dataset in dataset_cfgs(cfg, ('test_dataloader',), key='pipeline'):
+        dataset['pipeline'] = pipeline
 
 
 def _add_hook(cfg: Config, hook: dict[str, Any]) -> None:
@@ -134,13 +216,9 @@ def _add_hook(cfg: Config, hook: dict[str, Any]) -> None:
     cfg.custom_hooks = [*(cfg.get('custom_hooks') or ()), hook]
 
 
-def _type_name(cfg: dict[str, Any]) -> str:
-    kind = cfg.get('type', '')
-    return kind.rpartition('.')[2] if isinstance(kind, str) else kind.__name__
-
-
-def _has_several_tasks(cfg: Config) -> bool:
-    return _type_name(cfg.get('model', {})) == 'MultiTaskEncoderDecoder'
+def has_several_tasks(cfg: Config) -> bool:
+    """Whether a config is of a model with a head per task."""
+    return type_name(cfg.get('model', {})) == 'MultiTaskEncoderDecoder'
 
 
 def _metric_cfgs(evaluator: dict[str, Any] | list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -156,8 +234,8 @@ def set_amp(cfg: Config) -> None:
         ValueError: The config has an optimizer wrapper of another kind.
     """
     amp = 'AmpOptimWrapper' if torch.cuda.is_available() else 'mmvmt.CPUAmpOptimWrapper'
-    kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
-    if kind not in ('OptimWrapper', 'AmpOptimWrapper', 'mmvmt.CPUAmpOptimWrapper'):
+    kind = type_name(cfg.optim_wrapper, 'OptimWrapper')
+    if kind not in ('OptimWrapper', 'AmpOptimWrapper', 'CPUAmpOptimWrapper'):
         raise ValueError(f'--amp replaces an OptimWrapper, but optim_wrapper.type is {kind!r}; set it in the config')
     cfg.optim_wrapper.type = amp
     if amp == 'AmpOptimWrapper':
@@ -178,9 +256,15 @@ def set_launcher(cfg: Config, launcher: str) -> None:
     if not torch.distributed.is_initialized():
         torch.distributed.init_process_group('gloo')
     cfg.merge_from_dict({'env_cfg.dist_cfg.backend': 'gloo'})
-    cfg.setdefault(
-        'model_wrapper_cfg', dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False)
-    )
+    if cfg.get('model_wrapper_cfg') is None:
+        # As mmengine's runner wraps a model by itself.
+        unused = cfg.get('find_unused_parameters', False)
+        cfg.model_wrapper_cfg = dict(broadcast_buffers=False, find_unused_parameters=unused)
+    wrapper = cfg.model_wrapper_cfg
+    kind = class_of(MODEL_WRAPPERS, wrapper.setdefault('type', 'MMDistributedDataParallel'))
+    if isinstance(kind, type) and issubclass(kind, DistributedDataParallel):
+        # The runner would name the GPU of each rank.
+        wrapper.device_ids = None
     if cfg.get('sync_bn') is not None:
         print_log('sync_bn is left out: SyncBatchNorm has no CPU kernel', logger='current')
         cfg.sync_bn = None
@@ -191,90 +275,3 @@ def finish_distributed() -> None:
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
-
-
-def set_resume(cfg: Config, trusted: bool = False) -> None:
-    """Go on from the latest checkpoint of the work dir, if there is one.
-
-    Where it holds the encoder's weights, as by default, those of ``init_cfg`` are not asked for.
-
-    Args:
-        cfg: The config.
-        trusted: Let the checkpoint execute what it holds besides weights.
-
-    Raises:
-        ValueError: The checkpoint is unreadable, holds code that loading would execute, or holds no encoder and
-            ``init_cfg`` names none.
-    """
-    cfg.resume = True
-    latest = cfg.get('load_from') or find_latest_checkpoint(cfg.work_dir)
-    if latest is not None:
-        # mmengine's own loader falls back to executing what a file holds.
-        if lacks_encoder(read_checkpoint(latest, trusted)):
-            if _encoder_init_cfg(cfg) is None:
-                raise ValueError(
-                    f'checkpoint {latest!r} holds no frozen weights, and model.backbone.init_cfg is None; '
-                    f'{ENCODER_REMEDY}'
-                )
-            return
-        if (cfg.get('default_hooks', {}).get('checkpoint') or {}).get('save_frozen') is False:
-            return
-        if cfg.model.get('backbone', {}).get('init_cfg') is not None:
-            cfg.model.backbone.init_cfg = None
-        if cfg.model.get('pretrained') is not None:
-            cfg.model.pretrained = None
-
-
-def _encoder_init_cfg(cfg: Config) -> dict[str, Any] | None:
-    return cfg.get('model', {}).get('backbone', {}).get('init_cfg')
-
-
-def comes_without_encoder(path: str, trusted: bool = False) -> bool:
-    """Whether a file of weights holds no frozen weights: an adapter file, or a checkpoint that left them out.
-
-    Args:
-        path: Local path or URL.
-        trusted: Let the file execute what it holds besides weights.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The file is unreadable, or holds code that loading would execute without being trusted.
-    """
-    return is_adapter_file(path) or lacks_encoder(read_checkpoint(path, trusted))
-
-
-def missing_inputs(cfg: Config, dataloaders: tuple[str, ...], weights: bool) -> list[str]:
-    """What a run would miss, each with its remedy: data folders and, for training, encoder weights.
-
-    Args:
-        cfg: The config.
-        dataloaders: Names of the data loaders that the run uses.
-        weights: Whether the encoder's ``init_cfg`` is needed.
-
-    Returns:
-        One message per missing thing; empty if a run can start. Weights at a URL are named only beside another gap.
-    """
-    missing = []
-    roots = {dataset['data_root'] for dataset in dataset_cfgs(cfg, dataloaders)}
-    for root in sorted(root for root in roots if not osp.isdir(root)):
-        layout = ''
-        if _has_several_tasks(cfg):
-            layout = (
-                f' with the PASCAL_MT layout, or render one with python tools/dataset/make_synthetic.py {root} '
-                f'--train 400 --val 100'
-            )
-        missing.append(f'data: folder {root!r} does not exist. Pass --data-root DIR{layout}')
-    init_cfg = _encoder_init_cfg(cfg) if weights else None
-    if init_cfg and isinstance(init_cfg.get('checkpoint'), str):
-        source = init_cfg['checkpoint']
-        remedy = (
-            'Pass --cfg-options model.backbone.init_cfg.checkpoint=PATH, or model.backbone.init_cfg=None to start from '
-            'random weights'
-        )
-        if source.startswith(('http://', 'https://')):
-            cached = osp.join(torch.hub.get_dir(), 'checkpoints', osp.basename(source))
-            if missing and not osp.isfile(cached):
-                missing.append(f'encoder weights: {source} is not downloaded yet; a run will try to. {remedy}')
-        elif not osp.isfile(osp.expanduser(source)):
-            missing.append(f'encoder weights: file {source!r} does not exist. {remedy}')
-    return missing

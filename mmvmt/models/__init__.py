@@ -7,6 +7,7 @@ from .backbones import AdaptedEncoder, AdaptedSwin
 from .data_preprocessor import MultiTaskDataPreProcessor
 from .losses import L1PixelLoss, PixelLoss, WeightedBCELoss
 from .multi_task_encoder_decoder import MultiTaskEncoderDecoder
+from .multi_task_tta import MultiTaskTTAModel
 from .parameter_groups import GROUPS, parameter_groups
 from .task_heads import ClassesOutput, DeformableHead, DepthOutput, MLPHead, ProbabilityOutput, UnitVectorOutput
 
@@ -21,6 +22,7 @@ __all__ = [
     'MLPHead',
     'MultiTaskDataPreProcessor',
     'MultiTaskEncoderDecoder',
+    'MultiTaskTTAModel',
     'PixelLoss',
     'ProbabilityOutput',
     'UnitVectorOutput',

@@ -23,6 +23,8 @@ from mmvmt.registry import type_name
 
 from .swin_layouts import layout_of, to_mmseg_layout, without_prefix
 
+_INIT_CFG = 'name a local file with --cfg-options model.backbone.init_cfg.checkpoint=PATH'
+
 PRETRAINED = ('Pretrained', 'PretrainedInit')
 """Names of mmengine's initialiser from a file: as it is registered, and of its class."""
 
@@ -70,19 +72,21 @@ def _allowed_globals() -> list[type | Callable]:
     ]
 
 
-def read_checkpoint(source: str, trusted: bool = False) -> dict[str, Any]:
+def read_checkpoint(
+    source: str, trusted: bool = False, remedy: str = 'give the path of a file that is there'
+) -> dict[str, Any]:
     """Read a checkpoint from a path or URL; nothing in it is executed unless it is trusted.
 
     Args:
         source: Local path (a ``.safetensors`` file too), or http(s) URL (downloaded once into torch.hub's cache).
         trusted: Let the file execute what it holds besides weights and mmengine's records, as pickle does.
+        remedy: What to do where there is no such file, for the error.
 
     Raises:
         FileNotFoundError: There is no such file, or the URL cannot be reached.
         ValueError: The file is no checkpoint, is truncated, or holds more than weights and mmengine's records without
             being trusted.
     """
-    remedy = 'name a local file with --cfg-options model.backbone.init_cfg.checkpoint=PATH'
     try:
         if source.endswith('.safetensors') and not source.startswith(('http://', 'https://')):
             return load_file(osp.expanduser(source))
@@ -155,7 +159,7 @@ def load_encoder_checkpoint(encoder: nn.Module, init_cfg: Mapping[str, Any]) -> 
             f'init_cfg of {type(encoder).__name__} must be dict(type="Pretrained", checkpoint=PATH_OR_URL) or None, '
             f'got {dict(init_cfg)!r}'
         )
-    weights = without_prefix(state_dict_of(read_checkpoint(source, init_cfg.get('trusted', False))))
+    weights = without_prefix(state_dict_of(read_checkpoint(source, init_cfg.get('trusted', False), _INIT_CFG)))
     layout = layout_of(weights)
     if layout != 'mmseg':
         try:

@@ -310,23 +310,35 @@ class MultiTaskEncoderDecoder(BaseModel):
                 MultiTaskDataSample(metainfo=dict(ori_shape=tuple(inputs.shape[2:]), img_shape=tuple(inputs.shape[2:])))
                 for _ in range(len(inputs))
             ]
-        for task in self.active_tasks:
-            self._check_declared(task, data_samples)
-        logits = self._slide(inputs) if self.test_cfg['mode'] == 'slide' else self._whole(inputs)
+        logits = self.full_logits(inputs, data_samples)
         for index, sample in enumerate(data_samples):
             pred = PixelData()
             for task in self.active_tasks:
-                resized = self._to_resolution(logits[task][index : index + 1], sample)
+                resized = self.resize_logits(logits[task][index : index + 1], sample, self.size_of(sample))
                 pred.set_field(self.heads[task].predict(resized)[0], task)
             sample.pred = pred
         return list(data_samples)
 
-    def _to_resolution(self, logits: Tensor, sample: MultiTaskDataSample) -> Tensor:
-        """Cut the padding off and resize to the resolution that ``test_cfg`` asks for."""
+    def full_logits(self, inputs: Tensor, data_samples: Sequence[MultiTaskDataSample]) -> dict[str, Tensor]:
+        """Logits of the active tasks at the size of the inputs, from whole images or from crops.
+
+        Raises:
+            ValueError: A head has another number of classes than the data set.
+        """
+        for task in self.active_tasks:
+            self._check_declared(task, data_samples)
+        return self._slide(inputs) if self.test_cfg['mode'] == 'slide' else self._whole(inputs)
+
+    def size_of(self, sample: MultiTaskDataSample) -> tuple[int, int]:
+        """Height and width of a sample's predictions, at the resolution that ``test_cfg`` asks for."""
+        return tuple(sample.ori_shape if self.test_cfg['resolution'] == 'original' else sample.img_shape)
+
+    @staticmethod
+    def resize_logits(logits: Tensor, sample: MultiTaskDataSample, size: tuple[int, int]) -> Tensor:
+        """Cut the padding of a sample off its logits ``(1, C, H, W)``, and resize to (height, width)."""
         _, right, _, bottom = sample.get('padding_size', (0, 0, 0, 0))
         height, width = logits.shape[2] - bottom, logits.shape[3] - right
         logits = logits[:, :, :height, :width]
-        size = tuple(sample.ori_shape if self.test_cfg['resolution'] == 'original' else sample.img_shape)
         if size != (height, width):
             logits = F.interpolate(logits.float(), size=size, mode='bilinear', align_corners=False)
         return logits

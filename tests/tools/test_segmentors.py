@@ -51,7 +51,7 @@ def run(inputs, tmp_path_factory):
     # mmsegmentation's own tools read a config before anything could import mmvmt: a path.
     path = config(folder, inputs, 'vmt', MIM / 'configs' / UPERNET)
     with path.open('a') as file:
-        file.write("custom_hooks = [dict(type='mmvmt.PEFTHook')]\n")
+        file.write("custom_hooks = [dict(type='mmvmt.PEFTHook'), dict(type='mmvmt.MethodRecordHook')]\n")
     training = commands.run('tools/train.py', path, '--work-dir', folder / 'run')
     test = commands.run(
         *('tools/test.py', path, folder / 'run' / 'iter_2.pth', '--work-dir', folder / 'run'),
@@ -76,6 +76,15 @@ def test_testing_writes_metrics_maps_and_pictures(run):
     assert [path.name for path in maps] == ['ADE_00000000.png', 'ADE_00000001.png']
     assert cv2.imread(str(maps[0]), cv2.IMREAD_UNCHANGED).shape == (40, 48)
     assert len(list((folder / 'pictures').rglob('*.png'))) == 2
+
+
+@pytest.mark.parametrize('tool', ['tools/test.py', MIM / 'tools' / 'test.py'], ids=['ours', 'theirs'])
+def test_augmentation_while_testing(run, tmp_path, tool):
+    """By mmsegmentation's pipeline of six scales, each mirrored too, and its merging model."""
+    path, folder, _, _ = run
+    commands.run(tool, path, folder / 'run' / 'iter_2.pth', '--work-dir', tmp_path, '--tta')
+    (figures,) = [json.loads(file.read_text()) for file in tmp_path.glob('*/*.json')]
+    assert {'aAcc', 'mIoU', 'mAcc'} <= set(figures)
 
 
 def test_mmsegs_own_tool_goes_on_with_it(run, inputs, tmp_path):

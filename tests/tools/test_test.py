@@ -53,6 +53,34 @@ def test_writes_one_picture_per_image(tested):
     assert cv2.imread(str(pictures[0])).shape[1] > 5 * 64
 
 
+PIPELINES = {
+    # One augmentation that changes nothing.
+    'plain': "tta_pipeline = [dict(type='mmvmt.LoadMultiTaskImage'), dict(type='mmcv.TestTimeAug', transforms=["
+    "[dict(type='mmvmt.LoadMultiTaskAnnotations')], [dict(type='mmvmt.PackMultiTaskInputs')]])]",
+    'shipped': '',
+}
+
+
+@pytest.mark.parametrize('pipeline', PIPELINES)
+def test_augmentation_while_testing(tested, tiny_config, tmp_path, pipeline):
+    folder, _ = tested
+    config = tmp_path / 'augmented.py'
+    config.write_text(f"_base_ = '{tiny_config}'\n{PIPELINES[pipeline]}\n")
+    commands.run(
+        *('tools/test.py', config, folder / 'iter_1.pth', '--work-dir', tmp_path, '--out', tmp_path / 'out', '--tta'),
+        *('--show-dir', tmp_path / 'pictures'),
+    )
+    plain, augmented = (json.loads((out / 'out' / 'metrics.json').read_text())['metrics'] for out in (folder, tmp_path))
+    figures = [key for key in plain if '/' in key]
+    assert figures
+    assert len(list((tmp_path / 'pictures').iterdir())) == len(list((tmp_path / 'out' / 'normals').iterdir())) == 5
+    if pipeline == 'plain':
+        assert {key: augmented[key] for key in figures} == pytest.approx({key: plain[key] for key in figures}, rel=1e-5)
+    else:
+        assert all(np.isfinite(augmented[key]) for key in figures if np.isfinite(plain[key]))
+        assert augmented['normals/mean'] != plain['normals/mean']
+
+
 def test_prints_one_table(tested):
     _, result = tested
     output = result.stdout + result.stderr

@@ -15,6 +15,19 @@ test_pipeline = [
     dict(type='mmvmt.LoadMultiTaskAnnotations'),
     dict(type='mmvmt.PackMultiTaskInputs'),
 ]
+# With --tta. Annotations come last, so that labels keep the size and the direction of the file.
+tta_pipeline = [
+    dict(type='mmvmt.LoadMultiTaskImage'),
+    dict(
+        type='mmcv.TestTimeAug',
+        transforms=[
+            [dict(type='mmcv.Resize', scale_factor=ratio, keep_ratio=True) for ratio in (0.75, 1.0, 1.25)],
+            [dict(type='mmvmt.MultiTaskRandomFlip', prob=0.0), dict(type='mmvmt.MultiTaskRandomFlip', prob=1.0)],
+            [dict(type='mmvmt.LoadMultiTaskAnnotations')],
+            [dict(type='mmvmt.PackMultiTaskInputs')],
+        ],
+    ),
+]
 train_dataloader = dict(
     batch_size=8,
     num_workers=4,

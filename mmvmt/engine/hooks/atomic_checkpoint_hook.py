@@ -12,7 +12,7 @@ from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
 
-from mmvmt.engine.files import TEMPORARY_PREFIX, write_atomically
+from mmvmt.engine.files import POINTER, TEMPORARY_PREFIX, renew_pointer, write_atomically
 from mmvmt.models.identity import encoder_of, leave_frozen_out
 from mmvmt.registry import HOOKS
 
@@ -66,8 +66,12 @@ class AtomicCheckpointHook(CheckpointHook):
         super().__init__(*args, **kwargs)
         self.save_frozen = save_frozen
 
+    def before_run(self, runner: Any) -> None:
+        """Correct the pointer to the newest checkpoint of a folder that was moved, before the run is resumed."""
+        renew_pointer(runner.work_dir)
+
     def before_train(self, runner: Any) -> None:
-        """Remove what a killed write has left.
+        """See where the best checkpoints are, and remove what a killed write has left.
 
         Raises:
             ValueError: ``save_frozen`` is off and there would be no encoder to resume with.
@@ -78,6 +82,8 @@ class AtomicCheckpointHook(CheckpointHook):
                 'save_frozen=False leaves the frozen weights out of checkpoints, but model.backbone.init_cfg is None: '
                 'nothing could give them back. Name the encoder file there, or leave save_frozen out'
             )
+        if self.save_best is not None:
+            self._find_best(runner)
         if is_main_process() and osp.isdir(self.out_dir):
             for name in os.listdir(self.out_dir):
                 if name.startswith(TEMPORARY_PREFIX):
@@ -87,6 +93,22 @@ class AtomicCheckpointHook(CheckpointHook):
         """Leave frozen weights out, behind every hook that still needs them, as EMAHook does."""
         if not self.save_frozen:
             leave_frozen_out(runner.model, checkpoint)
+
+    def _find_best(self, runner: Any) -> None:
+        """Look for the best checkpoints in this run's folder. If it was copied since, the recorded paths are those of
+        the other run, whose file a better checkpoint would remove."""
+        several = len(self.key_indicators) > 1
+        for indicator in self.key_indicators:
+            recorded = self.best_ckpt_path_dict[indicator] if several else self.best_ckpt_path
+            if recorded is None:
+                continue
+            path = self.file_backend.join_path(self.out_dir, osp.basename(recorded))
+            best = path if self.file_backend.exists(path) else None
+            if several:
+                self.best_ckpt_path_dict[indicator] = best
+            else:
+                self.best_ckpt_path = best
+            runner.message_hub.update_info(f'best_ckpt_{indicator}' if several else 'best_ckpt', best)
 
     @contextmanager
     def _removing_afterwards(self) -> Iterator[None]:
@@ -124,7 +146,7 @@ class AtomicCheckpointHook(CheckpointHook):
         )
         if not is_main_process():
             return
-        write_atomically(osp.join(runner.work_dir, 'last_checkpoint'), self.last_ckpt.encode())
+        write_atomically(osp.join(runner.work_dir, POINTER), self.last_ckpt.encode())
         if outdated is not None:
             path = self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(outdated))
             if self.file_backend.isfile(path):

@@ -14,6 +14,9 @@ from mmvmt.structures import IGNORE_INDEX
 
 LossConfig = dict[str, Any] | Sequence[dict[str, Any]]
 
+_MIRRORED = dict(horizontal=(3,), vertical=(2,), diagonal=(2, 3))
+"""Dimensions of ``(B, C, H, W)`` that a direction of mmcv's flips turns around."""
+
 
 class TaskOutput(nn.Module):
     """Base class of outputs.
@@ -118,6 +121,18 @@ class TaskOutput(nn.Module):
         """``(B, channels, H, W)`` logits to the prediction that a data sample holds."""
         raise NotImplementedError
 
+    def scores(self, logits: Tensor) -> Tensor:
+        """``(B, channels, H, W)`` logits to what may be averaged over augmentations of an image."""
+        return self.predict(logits)
+
+    def mirror(self, scores: Tensor, direction: str) -> Tensor:
+        """Scores of the image mirrored in a direction: ``'horizontal'``, ``'vertical'`` or ``'diagonal'``, both."""
+        return scores.flip(_MIRRORED[direction])
+
+    def decide(self, scores: Tensor) -> Tensor:
+        """Averaged scores to the prediction that a data sample holds."""
+        return scores
+
 
 @MODELS.register_module()
 class ClassesOutput(TaskOutput):
@@ -142,6 +157,12 @@ class ClassesOutput(TaskOutput):
 
     def predict(self, logits: Tensor) -> Tensor:
         return logits.argmax(dim=1, keepdim=True).to(torch.uint8)
+
+    def scores(self, logits: Tensor) -> Tensor:
+        return logits.float().softmax(dim=1)
+
+    def decide(self, scores: Tensor) -> Tensor:
+        return self.predict(scores)
 
 
 @MODELS.register_module()
@@ -176,6 +197,14 @@ class UnitVectorOutput(TaskOutput):
 
     def predict(self, logits: Tensor) -> Tensor:
         return unit_length(logits.float())
+
+    def mirror(self, scores: Tensor, direction: str) -> Tensor:
+        # Wherever the axes point: a mirror that exchanges columns turns x around, one that exchanges rows y.
+        signs = scores.new_tensor([-1.0 if dim in _MIRRORED[direction] else 1.0 for dim in (3, 2, 1)])
+        return super().mirror(scores, direction) * signs.view(1, 3, 1, 1)
+
+    def decide(self, scores: Tensor) -> Tensor:
+        return unit_length(scores)
 
 
 @MODELS.register_module()

@@ -1,9 +1,11 @@
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 from mmengine.fileio import LocalBackend, get_file_backend
 from mmengine.logging import MessageHub, MMLogger
+from mmengine.runner import find_latest_checkpoint
 
 from mmvmt.engine import AtomicCheckpointHook
 from mmvmt.engine.hooks.atomic_checkpoint_hook import write_atomically
@@ -15,7 +17,7 @@ class Recorder:
     def __init__(self, folder):
         self.work_dir = str(folder)
         self.logger = MMLogger.get_instance('atomic')
-        self.message_hub = MessageHub.get_instance(f'atomic_{folder.name}')
+        self.message_hub = MessageHub.get_instance(f'atomic_{folder.parent.name}_{folder.name}')
         self.iter, self.epoch = 0, 0
         self.fail = False
 
@@ -75,6 +77,53 @@ def test_the_previous_best_goes_only_after_the_new_one_is_there(runner):
     with pytest.raises(OSError, match='no space left'):
         hook.after_val_epoch(runner, dict(score=2.0))
     assert files(runner) == ['best_score_iter_1.pth']
+
+
+@pytest.mark.parametrize('scores', [('score',), ('score', 'other')])
+@pytest.mark.parametrize('move', [os.rename, shutil.copytree])
+def test_the_best_of_a_moved_run_is_its_own(tmp_path, move, scores):
+    """A checkpoint records whole paths; those in a copy are of the run that it was copied from."""
+    first = Recorder(tmp_path / 'first')
+    options = dict(save_best=list(scores), rule='greater')
+    hook = hook_for(first, **options)
+    first.iter = 1
+    hook.after_val_epoch(first, dict.fromkeys(scores, 1.0))
+    kept = [f'best_{score}_iter_1.pth' for score in scores]
+    assert files(first) == sorted(kept)
+
+    move(first.work_dir, tmp_path / 'second')
+    second = Recorder(tmp_path / 'second')
+    second.message_hub.load_state_dict(first.message_hub.state_dict())
+    hook = hook_for(second, **options)
+    second.iter = 2
+    hook.after_val_epoch(second, dict.fromkeys(scores, 2.0))
+    assert files(second) == sorted(f'best_{score}_iter_2.pth' for score in scores)
+    if move is shutil.copytree:
+        assert files(first) == sorted(kept)
+
+
+def test_a_best_that_was_not_copied_is_not_looked_for_elsewhere(tmp_path):
+    first, second = Recorder(tmp_path / 'first'), Recorder(tmp_path / 'second')
+    hook = hook_for(first, save_best='score', rule='greater')
+    first.iter = 1
+    hook.after_val_epoch(first, dict(score=1.0))
+    os.mkdir(second.work_dir)
+    second.message_hub.load_state_dict(first.message_hub.state_dict())
+    hook = hook_for(second, save_best='score', rule='greater')
+    assert hook.best_ckpt_path is None
+    hook.after_val_epoch(second, dict(score=2.0))
+    assert files(first) == ['best_score_iter_1.pth']
+
+
+def test_mmengine_resumes_a_moved_run(tmp_path):
+    """By its own reading of the pointer, as in mmsegmentation's own tools."""
+    first = Recorder(tmp_path / 'first')
+    save(hook_for(first), first, 2)
+    shutil.copytree(first.work_dir, tmp_path / 'second')
+    second = Recorder(tmp_path / 'second')
+    AtomicCheckpointHook(interval=1).before_run(second)
+    assert find_latest_checkpoint(second.work_dir) == f'{second.work_dir}/iter_2.pth'
+    assert find_latest_checkpoint(first.work_dir) == f'{first.work_dir}/iter_2.pth'
 
 
 def test_a_write_that_dies_leaves_the_old_content(tmp_path, monkeypatch):

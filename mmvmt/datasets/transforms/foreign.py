@@ -64,10 +64,10 @@ def follow_picture(pipeline: Any) -> Any:
     """Let label maps follow the pictures through a pipeline, whoever moves them.
 
     Args:
-        pipeline: A ``Compose`` of mmengine or mmcv. Transforms in it that do not belong to this package, and are not
-            known to leave the geometry alone, are replaced by :class:`FollowedTransform` in place; so are all that
-            stand between the picture's loading and ``LoadMultiTaskAnnotations``. Anything without ``transforms`` is
-            left as it is.
+        pipeline: A ``Compose`` of mmengine or mmcv, or a list. Transforms in it that do not belong to this package, and
+            are not known to leave the geometry alone, are replaced by :class:`FollowedTransform` in place; so are all
+            that stand between the picture's loading and ``LoadMultiTaskAnnotations``. Any other function is left as it
+            is.
 
     Returns:
         ``pipeline``.
@@ -75,8 +75,8 @@ def follow_picture(pipeline: Any) -> Any:
     # Imported here: loading itself needs the transforms of this folder.
     from .loading import LoadMultiTaskAnnotations, LoadMultiTaskImage
 
-    transforms = getattr(pipeline, 'transforms', None)
-    if transforms is None:
+    transforms = getattr(pipeline, 'transforms', pipeline)
+    if not isinstance(transforms, list):
         return pipeline
     loads = [place for place, transform in enumerate(transforms) if isinstance(transform, LoadMultiTaskAnnotations)]
     for place, transform in enumerate(transforms):

@@ -12,7 +12,7 @@ from mmvmt.structures import NormalsAxes, Task
 
 # Places begin above all values that a transform may fill in, such as 255.
 _FIRST = 1000
-_MARKS = 256
+_MARK_BITS = 8
 _POINTS = 2000
 _TOLERANCE = 1.0
 _SHEAR = 0.02
@@ -25,7 +25,9 @@ def pixel_places(height: int, width: int) -> np.ndarray:
     A value is the index of the pixel, behind a mark that follows no rule: means of several values have another one.
     """
     index = np.arange(height * width)
-    return (_FIRST + index * _MARKS + _mark(index)).astype(np.float64).reshape(height, width)
+    # No linear function of the index, which means of neighbours would keep; that it overflows does not matter.
+    mark = (index * index * 2654435761 >> 16) % 2**_MARK_BITS
+    return (_FIRST + (index << _MARK_BITS) + mark).astype(np.float64).reshape(height, width)
 
 
 def decode_places(places: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -45,17 +47,13 @@ def decode_places(places: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         found = getattr(places, 'dtype', type(places).__name__)
         raise ValueError(f'they are converted (from float64 to {found})')
     filled = places < _FIRST
-    end = _FIRST + size[0] * size[1] * _MARKS
-    codes = np.where(places < end, places, _FIRST - 1).astype(np.int64)
-    source, mark = np.divmod(codes - _FIRST, _MARKS)
-    if not (filled | ((codes == places) & (mark == _mark(source)))).all():
+    pristine = pixel_places(*size).ravel()
+    source = np.where(places <= pristine[-1], places, _FIRST).astype(np.int64) - _FIRST >> _MARK_BITS
+    source[filled] = 0
+    if not (filled | (pristine[source] == places)).all():
         raise ValueError('they are interpolated, which gives classes that are nowhere')
-    return np.where(filled, -1, source)
-
-
-def _mark(index: np.ndarray) -> np.ndarray:
-    # No linear function of the index, which means of neighbours would keep; that it overflows does not matter.
-    return (index * index * 2654435761 >> 16) % _MARKS
+    source[filled] = -1
+    return source
 
 
 class PictureMotion(NamedTuple):

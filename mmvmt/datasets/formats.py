@@ -322,9 +322,10 @@ def _text(array: Any) -> str:
 
 def _grey_levels(picture: Image.Image, path: str, what: str) -> np.ndarray:
     """The one channel of a picture, ``(H, W)`` with 8 or 16 bits; 0 and 1 of a bilevel one."""
-    if picture.mode in ('L', '1') or picture.mode.startswith('I;16'):
+    # Releases of Pillow differ in the mode of 16 bits.
+    if picture.mode in ('L', '1', 'I') or picture.mode.startswith('I;16'):
         levels = np.array(picture)
-        return levels.astype(np.uint8) if levels.dtype == bool else levels.astype(levels.dtype.newbyteorder('='))
+        return levels.astype(np.uint8 if levels.dtype.itemsize == 1 else np.int32, copy=False)
     channels = np.asarray(picture)
     if picture.mode == 'LA':
         return channels[..., 0].copy()

@@ -162,29 +162,38 @@ def _judge_masks(found: LabelStatistics, images: str) -> Iterable[Finding]:
         )
     elif found.totals['constant'] > found.totals['labelled_images'] / 2:
         yield Finding(f'{found.totals["constant"]} of {images} are constant, background or foreground everywhere')
+    elif found.classes[1] > 3 * found.classes[0]:
+        share = found.classes[1] / (found.classes[0] + found.classes[1])
+        yield Finding(f'{share:.0%} of all pixels are foreground; are the masks inverted?')
 
 
 def _judge_vectors(found: LabelStatistics) -> Iterable[Finding]:
-    known, stored = found.totals['known'], found.totals['stored']
-    if found.totals['far_off'] > stored / 2:
+    stored = found.totals['stored']
+    far, off = (found.totals[name] / max(1, stored) for name in ('far_off', 'off_length'))
+    away = found.totals['away'] / found.totals['known']
+    if far > 0.5:
+        # Where such vectors point means nothing.
         yield Finding(
-            f'{found.totals["far_off"] / stored:.0%} of the normals are no unit vectors by far; they are stored as '
-            '255 (n + 1) / 2 in RGB',
+            f'{far:.0%} of the normals are no unit vectors by far; they are stored as 255 (n + 1) / 2 in RGB',
             impossible=True,
         )
-    elif found.totals['off_length'] > stored / 10:
+        return
+    if off > 0.1:
         yield Finding(
-            f'{found.totals["off_length"] / stored:.0%} of the normals are no unit vectors: black or white pixels, '
-            'or another encoding than 255 (n + 1) / 2'
+            f'{off:.0%} of the normals are no unit vectors: black or white pixels, or another encoding than '
+            '255 (n + 1) / 2'
         )
-    if found.totals['away'] > 0.9 * known:
+    if away > 0.9:
         yield Finding(
-            f'{found.totals["away"] / known:.0%} of the normals point away from the viewer, and nothing that is seen '
-            'does; is their z negated, or are the channels in another order?',
+            f'{away:.0%} of the normals point away from the viewer, and nothing that is seen does; is their z negated, '
+            'or are the channels in another order?',
             impossible=True,
         )
-    elif found.totals['z'] < 0:
-        yield Finding('normals point away from the viewer on average; is their z negated?')
+    elif away > 0.1 >= off:
+        yield Finding(
+            f'{away:.0%} of the normals point away from the viewer, and hardly anything that is seen does; are the '
+            'channels in another order?'
+        )
 
 
 def describe_resized(found: LabelStatistics) -> str:

@@ -230,6 +230,13 @@ def test_lists_of_any_system(pascal_mt, encoding, line_end):
     assert [dataset.get_data_info(i)['img_id'] for i in range(len(dataset))] == list(pascal_mt.train)
 
 
+@pytest.mark.parametrize('encoding', ['utf-8-sig', 'utf-16'])
+def test_names_of_classes_from_another_system(pascal_mt, tmp_path, encoding):
+    (tmp_path / 'names.txt').write_text('wall\nfloor\n', encoding, newline='\r\n')
+    dataset = build(pascal_mt, num_classes=dict(semseg=2), metainfo=dict(classes=str(tmp_path / 'names.txt')))
+    assert list(dataset.metainfo['classes']) == ['wall', 'floor']
+
+
 def test_marks_inside_of_a_list_are_no_part_of_an_id(pascal_mt):
     path = pascal_mt.root / 'ImageSets/Context/train.txt'
     path.write_bytes(b''.join(f'{img_id}\r\n'.encode('utf-8-sig') for img_id in pascal_mt.train))

@@ -75,6 +75,8 @@ ENCODINGS = [
         'are constant, background or foreground everywhere',
         False,
     ),
+    ('saliency', picture('saliency', lambda mask: 255 - mask), 'foreground; are the masks inverted?', False),
+    ('normals', picture('normals', lambda codes: codes[..., ::-1]), 'are the channels in another order?', False),
     ('semseg', picture('semseg', lambda labels: np.where(labels > 0, 255, labels)), 'hold 0 and 255 alone', False),
     ('semseg', picture('semseg', shifted), 'shifted by one', False),
     ('semseg', picture('semseg', lambda labels: labels * 0), 'hold a single value', False),

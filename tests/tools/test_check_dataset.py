@@ -134,6 +134,15 @@ def test_masks_of_0_and_1(check, folder):
     assert output.splitlines()[-1] == 'unusable: 1 problem'
 
 
+def test_a_constant_map_is_counted_and_most_of_them_are_warned_of(check, folder):
+    for number, img_id in enumerate(folder.train[:2], 1):
+        Image.new('L', (60, 40)).save(folder.path('saliency', img_id))
+        code, output = check('--split', 'train', '--tasks', 'saliency')
+        assert code == 0
+        assert row(output, 'train', 'saliency')[5].endswith(f'; {number} of 3 hold a single value')
+        assert ('warning, saliency, train: 2 of 3 maps are constant' in output) == (number == 2)
+
+
 def test_what_is_unlikely_is_warned_of_and_strictly_refused(check, folder):
     for img_id in folder.train:
         path = folder.path('semseg', img_id)

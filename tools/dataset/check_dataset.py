@@ -117,7 +117,9 @@ def _print_reports(console: Console, split: str, reports: dict[str, FileReport],
     table.add_column('values', overflow='fold')
     for name, report in reports.items():
         numbers = (report.files, len(report.missing), report.read, len(report.unreadable))
-        table.add_row(name, *map(str, numbers), _summary(name, report))
+        constant = report.totals['constant']
+        note = f'; {constant} of {report.read} hold a single value' if constant else ''
+        table.add_row(name, *map(str, numbers), _summary(name, report) + note)
     console.print(table)
     damaged = 0
     for name, report in reports.items():

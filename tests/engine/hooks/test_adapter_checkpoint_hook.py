@@ -8,7 +8,7 @@ from mmengine.runner import Runner
 
 from mmvmt.engine import AdapterCheckpointHook
 from mmvmt.engine.adapter_file import load_adapter, read_adapter
-from mmvmt.engine.run_config import set_resume
+from mmvmt.engine.inputs import set_resume
 from mmvmt.models.checkpoint import read_checkpoint
 from mmvmt.models.identity import lacks_encoder
 from mmvmt.registry import MODELS

@@ -208,20 +208,23 @@ class LabelWatch:
     """Looks at the first maps of each task while training, and judges them once.
 
     A process judges after :data:`WINDOW` maps, or after its share of the data set if that is smaller; afterwards
-    nothing is measured, and nothing costs time. Copies of this object in the workers of a data loader know of each
-    other, so that one of them speaks.
+    nothing is measured, and nothing costs time. Of the workers of a data loader, each refuses what cannot be and the
+    first says what is unlikely. All know what was said, those of later epochs too.
     """
 
     def __init__(self) -> None:
         self._found: dict[str, LabelStatistics] = {}
+        self._done: set[str] = set()
         keys = ('photos', *((what, task) for what in ('judged', 'resized') for task in TASKS))
         self._places = {key: place for place, key in enumerate(keys)}
-        # Shared memory, which workers inherit: those of later epochs know what was said before.
+        # Shared memory, which workers inherit.
         self._said = torch.zeros(len(keys), dtype=torch.uint8).share_memory_()
 
     def statistics(self, tasks: Iterable[str]) -> dict[str, LabelStatistics]:
         """Where the next maps of those tasks that are still looked at have to be noted."""
-        return {task: LabelStatistics() for task in tasks if not self._is_said(('judged', task))}
+        return {
+            task: LabelStatistics() for task in tasks if task not in self._done and not self._is_said(('judged', task))
+        }
 
     def add(self, noted: Mapping[str, LabelStatistics], num_samples: int | None) -> None:
         """Take note of an image's maps, and judge when there are enough.
@@ -238,8 +241,19 @@ class LabelWatch:
         for task, statistics in noted.items():
             found = self._found.setdefault(task, LabelStatistics())
             found.add(statistics)
-            if found.read >= min(WINDOW, share) and self._say(('judged', task)):
-                self._judge(task, found, enough=found.read >= min(FEWEST, size))
+            if found.read < min(WINDOW, share):
+                continue
+            self._done.add(task)
+            findings = judge(task, found)
+            if (worker is None or worker.id == 0) and self._say(('judged', task)):
+                if found.resized and self._say(('resized', task)):
+                    _warn(f'{task}: {describe_resized(found)}')
+                for finding in findings if found.read >= min(FEWEST, size) else ():
+                    if not finding.impossible:
+                        _warn(f'{task}: {finding.text}')
+            impossible = [finding.text for finding in findings if finding.impossible]
+            if impossible:
+                raise ValueError(f'{task}: {"; ".join(impossible)}. {_CHECK}')
 
     def warn_resized(self, task: str, text: str) -> None:
         """Name a map of another size than its image, if the first maps of the task had the right one."""
@@ -254,17 +268,6 @@ class LabelWatch:
                 'have the same; if they were drawn upright, load photos by LoadMultiTaskImage(upright=True). Further '
                 'ones are not named'
             )
-
-    def _judge(self, task: str, found: LabelStatistics, enough: bool) -> None:
-        if found.resized and self._say(('resized', task)):
-            _warn(f'{task}: {describe_resized(found)}')
-        findings = judge(task, found)
-        for finding in findings:
-            if enough and not finding.impossible:
-                _warn(f'{task}: {finding.text}')
-        impossible = [finding.text for finding in findings if finding.impossible]
-        if impossible:
-            raise ValueError(f'{task}: {"; ".join(impossible)}. {_CHECK}')
 
     def _is_said(self, key: str | tuple[str, str]) -> bool:
         return bool(self._said[self._places[key]])

@@ -20,6 +20,7 @@ from mmvmt.engine.run_config import (
     set_tta,
 )
 from mmvmt.models.identity import ENCODER_REMEDY, load_pretrained
+from mmvmt.structures import warn_of_other_axes
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -64,7 +65,9 @@ def main(argv: list[str] | None = None) -> int:
     if needs_encoder:
         load_pretrained(runner.model, f'{args.checkpoint!r}')
     if is_adapter:
-        load_adapter(runner.model, args.checkpoint)
+        manifest = load_adapter(runner.model, args.checkpoint)
+        data = getattr(runner.test_dataloader.dataset, 'metainfo', None)
+        warn_of_other_axes(manifest.get('dataset_meta'), data, f'the adapter file {args.checkpoint}')
     metrics = runner.test()
     if args.out and is_main_process():
         record = run_record(seed=runner.seed) | dict(

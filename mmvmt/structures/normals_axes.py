@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from mmengine.logging import print_log
 
 _CHOICES = {'normals_x': ('left', 'right'), 'normals_y': ('up', 'down')}
 
@@ -88,3 +90,21 @@ class NormalsAxes:
 
     def __str__(self) -> str:
         return f'x {self.x}, y {self.y}, z to the viewer'
+
+
+def warn_of_other_axes(trained: Mapping[str, Any] | None, data: Mapping[str, Any] | None, what: str) -> None:
+    """Say so in the log if weights were trained on normals with other axes than those of the data.
+
+    Args:
+        trained: Meta information of the data that the weights were trained on.
+        data: Meta information of the data that they meet.
+        what: What the weights are called in the message.
+    """
+    before, now = NormalsAxes.of(trained), NormalsAxes.of(data)
+    if before is not None and now is not None and before != now:
+        print_log(
+            f'{what} was trained on normals with the axes {before}; those of this data set are {now}: predictions have '
+            f"other signs than the data set's, and figures of normals mean nothing",
+            logger='current',
+            level=logging.WARNING,
+        )

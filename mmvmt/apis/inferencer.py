@@ -25,7 +25,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from mmvmt.apis.pictures import ImageInput, Picture, UnreadableImagesError, is_single, list_pictures, unreadable
 from mmvmt.apis.weights import build_model, load_weights
 from mmvmt.datasets.images import read_image
-from mmvmt.datasets.transforms import LoadMultiTaskAnnotations, LoadMultiTaskImage, PackMultiTaskInputs
+from mmvmt.datasets.transforms import (
+    LoadMultiTaskAnnotations,
+    LoadMultiTaskImage,
+    PackMultiTaskInputs,
+    follow_picture,
+)
 from mmvmt.engine.run_config import add_trust_argument
 from mmvmt.models import MultiTaskEncoderDecoder
 from mmvmt.registry import TRANSFORMS
@@ -377,4 +382,4 @@ def _build_pipeline(pipeline: Sequence[dict[str, Any]]) -> tuple[LoadMultiTaskIm
         raise ValueError(f'the pipeline must end with PackMultiTaskInputs, got: {names}')
     # Pictures without label maps have no orientation to keep; people see them upright.
     transforms[0].upright = True
-    return transforms[0], transforms[1:]
+    return transforms[0], follow_picture(transforms[1:], inference=True)

@@ -136,6 +136,29 @@ def test_some_tasks_and_a_model_that_stays_as_it_was(model):
         MultiTaskInferencer(model, tasks=['flow'])
 
 
+@pytest.mark.parametrize(
+    'transform, message',
+    [
+        (dict(type='mmcv.Resize', scale=(64, 48)), None),
+        (dict(type='mmvmt.MultiTaskPad', size_divisor=32), None),
+        (dict(type='mmcv.Pad', size_divisor=32), 'mmcv.Pad moves the picture.*use mmvmt.MultiTaskPad, which notes'),
+        (dict(type='mmcv.CenterCrop', crop_size=32), 'mmcv.CenterCrop moves the picture.* for inference leave it out'),
+        (
+            dict(type='mmvmt.MultiTaskRandomRotate', degree=20.0),
+            'MultiTaskRandomRotate moves the picture, while maps are',
+        ),
+    ],
+)
+def test_the_pipeline_keeps_the_picture_whole(transform, message, model):
+    pipeline = [dict(type='mmvmt.LoadMultiTaskImage'), transform, dict(type='mmvmt.PackMultiTaskInputs')]
+    inferencer = MultiTaskInferencer(model, pipeline=pipeline, show_progress=False)
+    if message is None:
+        assert inferencer(picture())['semseg'].shape == (40, 56)
+        return
+    with pytest.raises(ValueError, match=message):
+        inferencer(picture())
+
+
 def test_the_pipeline_resizes_and_the_maps_come_back(model):
     pipeline = [dict(type='mmvmt.LoadMultiTaskImage', scale=(32, 32)), dict(type='mmvmt.PackMultiTaskInputs')]
     inferencer = MultiTaskInferencer(model, pipeline=pipeline, show_progress=False)

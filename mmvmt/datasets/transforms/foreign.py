@@ -24,6 +24,7 @@ from PIL import Image
 from mmvmt.datasets.seeding import seeded_rng
 from mmvmt.structures import TASKS, NormalsAxes, Task
 
+from .formatting import PackMultiTaskInputs
 from .geometric import (
     MultiTaskPad,
     MultiTaskRandomFlip,
@@ -60,14 +61,16 @@ _BLOCK, _FEWEST_BLOCKS = 4, 16
 _AGREEMENT = 0.3
 
 
-def follow_picture(pipeline: Any) -> Any:
+def follow_picture(pipeline: Any, inference: bool = False) -> Any:
     """Let label maps follow the pictures through a pipeline, whoever moves them.
 
+    Transforms that do not belong to this package, and are not known to leave the geometry alone, are replaced by
+    :class:`FollowedTransform` in place; so are all that stand between the picture's loading and
+    ``LoadMultiTaskAnnotations``.
+
     Args:
-        pipeline: A ``Compose`` of mmengine or mmcv, or a list. Transforms in it that do not belong to this package, and
-            are not known to leave the geometry alone, are replaced by :class:`FollowedTransform` in place; so are all
-            that stand between the picture's loading and ``LoadMultiTaskAnnotations``. Any other function is left as it
-            is.
+        pipeline: A ``Compose`` of mmengine or mmcv, or a list. Any other function is left as it is.
+        inference: Whether maps are computed for the pictures instead of loaded: then all transforms are replaced.
 
     Returns:
         ``pipeline``.
@@ -80,10 +83,10 @@ def follow_picture(pipeline: Any) -> Any:
         return pipeline
     loads = [place for place, transform in enumerate(transforms) if isinstance(transform, LoadMultiTaskAnnotations)]
     for place, transform in enumerate(transforms):
-        before_labels = bool(loads) and place < loads[0]
-        left = isinstance(transform, (LoadMultiTaskImage, FollowedTransform, *_SEVERAL))
-        if not left and _name(transform) not in PHOTOMETRIC and (before_labels or not _is_ours(transform)):
-            transforms[place] = FollowedTransform(transform, before_labels)
+        whole = inference or (bool(loads) and place < loads[0])
+        left = isinstance(transform, (LoadMultiTaskImage, PackMultiTaskInputs, FollowedTransform, *_SEVERAL))
+        if not left and _name(transform) not in PHOTOMETRIC and (whole or not _is_ours(transform)):
+            transforms[place] = FollowedTransform(transform, whole)
     return pipeline
 
 
@@ -95,13 +98,13 @@ class FollowedTransform(BaseTransform):
 
     Args:
         wrapped: The transform.
-        before_labels: Whether label maps are loaded later: then the picture may only be resized as a whole, or padded
-            as ``padding_size`` says.
+        whole: Whether maps of the whole picture are loaded or computed later: then it may only be resized as a whole,
+            or padded as ``padding_size`` says.
     """
 
-    def __init__(self, wrapped: Callable[[dict], dict | None], before_labels: bool = False) -> None:
+    def __init__(self, wrapped: Callable[[dict], dict | None], whole: bool = False) -> None:
         self.wrapped = wrapped
-        self.before_labels = before_labels
+        self.whole = whole
         self._tried = False
         self._shows_classes = _chooses_by_classes(wrapped)
 
@@ -111,7 +114,7 @@ class FollowedTransform(BaseTransform):
         Raises:
             ValueError: It moves the picture, and the label maps do not follow and cannot be made to.
         """
-        if results.get('img') is None or not (self.before_labels or any(labelled_tasks(results))):
+        if results.get('img') is None or not (self.whole or any(labelled_tasks(results))):
             return self.wrapped(results)
         if not self._tried:
             self._try(results)
@@ -176,7 +179,7 @@ class FollowedTransform(BaseTransform):
         if source.shape != _plane(results['img']).shape:
             raise self._refusal(results, 'gives the picture another size than the label maps')
         motion = PictureMotion.of(source, size)
-        if self.before_labels:
+        if self.whole:
             if not motion.keeps_whole_picture:
                 raise self._refusal(results)
             return
@@ -226,10 +229,10 @@ class FollowedTransform(BaseTransform):
 
     def _check_agreement(self, trial: dict, pattern: np.ndarray) -> None:
         picture = _plane(trial['img'])
-        _, right, _, bottom = trial.get('padding_size', (0, 0, 0, 0)) if self.before_labels else (0, 0, 0, 0)
+        _, right, _, bottom = trial.get('padding_size', (0, 0, 0, 0)) if self.whole else (0, 0, 0, 0)
         picture = picture[: picture.shape[0] - bottom, : picture.shape[1] - right]
         maps = [_pattern_of(task, trial[task.gt_key]) for task in labelled_tasks(trial)]
-        if self.before_labels and not maps:
+        if self.whole and not maps:
             maps = [(pattern, np.ones_like(pattern))]
         for shown, known in maps:
             shown, known = (
@@ -240,19 +243,18 @@ class FollowedTransform(BaseTransform):
                 raise self._refusal(trial)
 
     def _refusal(self, results: dict, what: str = '') -> ValueError:
-        if not what:
-            what = 'moves the picture, but not its label maps'
-            if self.before_labels:
-                what = 'moves the picture before its label maps are loaded, so that they do not show the same'
         name = _name(self.wrapped)
         ours = [cls for words, cls in _OURS.items() if re.search(words, name, re.IGNORECASE)] or list(_OURS.values())
         names = ' or '.join(f'mmvmt.{cls.__name__}' for cls in ours)
-        if not self.before_labels:
+        if not self.whole:
+            what = what or 'moves the picture, but not its label maps'
             remedy = f'use {names}, which moves picture and label maps, each by the rule of its kind'
-        elif MultiTaskPad in ours:
-            remedy = 'use mmvmt.MultiTaskPad, which notes what it adds'
         else:
+            what = what or 'moves the picture, while maps are loaded or computed for the whole of it'
             remedy = f'place {"it" if _is_ours(self.wrapped) else names} behind LoadMultiTaskAnnotations'
+            if MultiTaskPad in ours:
+                remedy = 'use mmvmt.MultiTaskPad, which notes what it adds'
+            remedy += '; for inference leave it out'
         return ValueError(f'{name} {what} (image {results.get("img_id")!r}); {remedy}')
 
 

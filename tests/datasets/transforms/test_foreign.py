@@ -449,10 +449,10 @@ BEFORE_LABELS = [
     (MultiTaskRandomRotate(20), 'place it behind LoadMultiTaskAnnotations'),
     (MultiTaskRandomScaleCrop(40), 'place it behind LoadMultiTaskAnnotations'),
     (dict(type='mmcv.RandomFlip', prob=0.5), 'mmcv.RandomFlip .* place mmvmt.MultiTaskRandomFlip behind LoadMultiTask'),
-    (dict(type='mmseg.RandomCrop', crop_size=(40, 40)), 'before its label maps are loaded'),
-    (dict(type='mmcv.CenterCrop', crop_size=40), 'before its label maps are loaded'),
+    (dict(type='mmseg.RandomCrop', crop_size=(40, 40)), 'while maps are loaded or computed for the whole of it'),
+    (dict(type='mmcv.CenterCrop', crop_size=40), 'while maps are loaded or computed for the whole of it'),
     (dict(type='mmcv.Pad', size_divisor=64), 'use mmvmt.MultiTaskPad, which notes what it adds'),
-    (mirrored, 'before its label maps are loaded'),
+    (mirrored, 'while maps are loaded or computed for the whole of it'),
 ]
 
 
@@ -461,7 +461,7 @@ BEFORE_LABELS = [
 )
 def test_before_labels_a_picture_may_be_resized_as_a_whole(transform, message, results):
     picture = {key: value for key, value in results.items() if not key.startswith('gt_')}
-    transform = followed(transform, before_labels=True)
+    transform = followed(transform, whole=True)
     if message is None:
         assert transform(picture)['img'].ndim == 3
         return
@@ -490,6 +490,9 @@ def test_which_transforms_of_a_pipeline_are_replaced():
     assert wrapped == [False, True, False, False, False, True, True, False, False]
     assert pipeline.transforms[5].wrapped is crop
     assert repr(pipeline.transforms[5]) == repr(crop)
+    # Where maps are computed, everything must leave the picture whole.
+    inference = follow_picture([t for t in transforms if not isinstance(t, LoadMultiTaskAnnotations)], inference=True)
+    assert [type(t) is FollowedTransform for t in inference] == [False, True, True, False, True, True, False, False]
     # Once more changes nothing, and workers get them by pickle.
     again = pickle.loads(pickle.dumps(follow_picture(pipeline)))
     assert [type(transform) is FollowedTransform for transform in again.transforms] == wrapped

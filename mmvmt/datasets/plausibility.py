@@ -255,9 +255,9 @@ class LabelWatch:
             if impossible:
                 raise ValueError(f'{task}: {"; ".join(impossible)}. {_CHECK}')
 
-    def warn_resized(self, task: str, text: str) -> None:
-        """Name a map of another size than its image, if the first maps of the task had the right one."""
-        if self._is_said(('judged', task)) and self._say(('resized', task)):
+    def warn_resized(self, task: str, text: str, counted: bool) -> None:
+        """Name a map of another size than its image, unless such maps are still ``counted`` or were named before."""
+        if (self._is_said(('judged', task)) or not counted) and self._say(('resized', task)):
             _warn(f'{task}: map of another size than its image, resized to it: {text}; further ones are not named')
 
     def warn_turned(self, path: str, orientation: int) -> None:

@@ -334,6 +334,20 @@ def test_human_parts_among_other_tasks_drop_nothing(pascal_mt):
     assert sample.img_id == pascal_mt.train[1]
 
 
+def test_crops_without_a_part_of_a_person_are_ignored(pascal_mt):
+    pipeline = [*TRAIN_PIPELINE]
+    pipeline[3] = dict(type='mmvmt.MultiTaskRandomScaleCrop', crop_size=(12, 12))
+    dataset = build(pascal_mt, tasks=['human_parts', 'semseg'], pipeline=pipeline)
+    with_parts = 0
+    for seed in range(60):
+        gt = dataset[SampleKey(0, seed=seed)]['data_samples'].gt
+        labelled = gt.human_parts[gt.human_parts != 255]
+        with_parts += bool((labelled > 0).any())
+        assert (labelled > 0).any() or not labelled.numel()
+        assert (gt.semseg != 255).any()
+    assert 5 < with_parts < 55
+
+
 def equal(first, second):
     first_maps, second_maps = (dict(packed['data_samples'].gt.items()) for packed in (first, second))
     return torch.equal(first['inputs'], second['inputs']) and all(

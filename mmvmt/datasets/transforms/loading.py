@@ -135,10 +135,10 @@ class LoadMultiTaskAnnotations(BaseTransform):
         tasks = self.tasks or results['tasks']
         noted = self._watch.statistics(tasks) if self.judge else {}
         for task, text in load_labels(results, tasks, noted).items():
-            self._watch.warn_resized(task, text)
+            self._watch.warn_resized(task, text, counted=self.judge)
         if self.judge:
             self._watch.add(noted, results.get('num_samples'))
-            if results.get('orientation', 1) != 1 and not results['upright']:
+            if results.get('orientation', 1) != 1 and not results.get('upright', False):
                 self._watch.warn_turned(results['img_path'], results['orientation'])
         if results.get('drop_unlabelled', False) and not any(
             (results[TASKS[name].gt_key] != TASKS[name].ignore).any() for name in tasks

@@ -18,16 +18,24 @@ _TOLERANCE = 1.0
 _SHEAR = 0.02
 
 
-@lru_cache(maxsize=8)
 def pixel_places(height: int, width: int) -> np.ndarray:
-    """The map, ``(H, W)`` float64, which every function of OpenCV takes. It must not be changed.
+    """The map, ``(H, W)`` float64, which every function of OpenCV takes; read-only.
 
     A value is the index of the pixel, behind a mark that follows no rule: means of several values have another one.
     """
-    index = np.arange(height * width)
+    pixels = height * width
+    return _values(1 << max(pixels - 1, 0).bit_length())[:pixels].reshape(height, width)
+
+
+@lru_cache(maxsize=4)
+def _values(number: int) -> np.ndarray:
+    """The values of the first pixels, which do not depend on the size of a map."""
+    index = np.arange(number)
     # No linear function of the index, which means of neighbours would keep; that it overflows does not matter.
     mark = (index * index * 2654435761 >> 16) % 2**_MARK_BITS
-    return (_FIRST + (index << _MARK_BITS) + mark).astype(np.float64).reshape(height, width)
+    values = (_FIRST + (index << _MARK_BITS) + mark).astype(np.float64)
+    values.flags.writeable = False
+    return values
 
 
 def decode_places(places: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -171,9 +171,10 @@ def test_flips_mirror_normals(config, signs, axes, results):
 def test_rotations_turn_normals(config, axes, results):
     normals = results['gt_normals']
     results |= dict(gt_normals=NormalsAxes().convert(normals, axes), **axes.meta)
+    transform = followed(config)
     for seed in range(4):
         with seeded_rng(seed):
-            turned = followed(config)(copy.deepcopy(results))
+            turned = transform(copy.deepcopy(results))
         assert_in_register(turned)
         # A ball looks the same from all sides, wherever it is seen; the picture may have been laid on its side.
         found = axes.convert(turned['gt_normals'], NormalsAxes())

@@ -246,7 +246,7 @@ class PASCALContextMT(BaseDataset):
         if 'normals' in self.tasks:
             context = self._folders("where normals are valid (task 'normals')", CONTEXT_FOLDER)[0]
         num_classes = declared_classes(self.metainfo)
-        axes = NormalsAxes.of(self.metainfo).meta
+        axes = NormalsAxes.of(self.metainfo)
         drop_unlabelled = self.tasks == ('human_parts',) and not self.test_mode
 
         samples = []
@@ -264,7 +264,7 @@ class PASCALContextMT(BaseDataset):
                     'drop_unlabelled': drop_unlabelled,
                     'strict': self.strict,
                     'cache_dir': self.cache_dir,
-                    **axes,
+                    **({} if axes is None else axes.meta),
                 }
             )
         return samples

@@ -429,3 +429,21 @@ def test_numbers_of_classes_that_cannot_be(pascal_mt):
         build(pascal_mt, num_classes=dict(human_parts=8))
     with pytest.raises(ValueError, match=r'has 40 classes, but metainfo\.classes has 2 entries'):
         build(pascal_mt, num_classes=dict(semseg=40), metainfo=dict(classes=('a', 'b')))
+
+
+def test_axes_of_normals_are_declared_by_the_data_set(pascal_mt):
+    def axes_of(dataset):
+        return {key: value for key, value in dataset.get_data_info(0).items() if key.startswith('normals_')}
+
+    root = str(pascal_mt.root)
+    assert axes_of(PASCALContextMT(root)) == dict(normals_x='left', normals_y='up')
+    other = PASCALContextMT(root, metainfo=dict(normals_x='right', normals_y='down'))
+    assert axes_of(other) == dict(normals_x='right', normals_y='down')
+    with pytest.raises(ValueError, match="normals_x must be 'left' or 'right', got 'up'"):
+        PASCALContextMT(root, metainfo=dict(normals_x='up'))
+
+    class Undeclared(PASCALContextMT):
+        METAINFO = {key: value for key, value in PASCALContextMT.METAINFO.items() if key != 'normals_x'}
+
+    # Only a rotation needs them, and says so.
+    assert axes_of(Undeclared(root)) == {}

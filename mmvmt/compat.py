@@ -74,6 +74,12 @@ else:
         return False
 
 
+def is_recording() -> bool:
+    """Whether a graph is recorded, by PyTorch's compiler or by ``torch.jit.trace``. Nothing in it may depend on what
+    ran before, and a trace cannot be saved with functions that have a backward of their own."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
 def check_records_graphs(needed_by: str) -> None:
     """Refuse an old PyTorch before it fails in the middle of a model.
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from mmengine.structures import PixelData
 
-from mmvmt.models import AdaptedSwin, MultiTaskEncoderDecoder
+from mmvmt.models import AdaptedEncoder, AdaptedSwin, MultiTaskEncoderDecoder
 from mmvmt.registry import MODELS
 from mmvmt.structures import TASKS, MultiTaskDataSample
 
@@ -41,16 +41,29 @@ def tiny_swin(
     tasks: Sequence[str] | None = FOUR_TASKS, plugins: Sequence[dict] | None = (VMT,), **kwargs: Any
 ) -> AdaptedSwin:
     """A small AdaptedSwin with random weights in evaluation mode."""
+    return tiny_encoder(dict(type='mmvmt.AdaptedSwin', **SWIN), tasks, plugins, **kwargs)
+
+
+def tiny_encoder(
+    cfg: dict[str, Any],
+    tasks: Sequence[str] | None = FOUR_TASKS,
+    plugins: Sequence[dict] | None = (VMT,),
+    **kwargs: Any,
+) -> AdaptedEncoder:
+    """A small encoder with random weights in evaluation mode."""
     torch.manual_seed(0)
-    swin = MODELS.build(dict(type='mmvmt.AdaptedSwin', tasks=tasks, plugins=plugins, **(SWIN | kwargs)))
-    perturb(swin)
-    return swin.eval()
+    encoder = MODELS.build(dict(cfg, tasks=tasks, plugins=plugins) | kwargs)
+    perturb(encoder)
+    return encoder.eval()
 
 
 def model_cfg(
-    tasks: Sequence[str] = FOUR_TASKS, plugins: Sequence[dict] | None = (VMT,), **kwargs: Any
+    tasks: Sequence[str] = FOUR_TASKS,
+    plugins: Sequence[dict] | None = (VMT,),
+    encoder: dict[str, Any] | None = None,
+    **kwargs: Any,
 ) -> dict[str, Any]:
-    """Config of a small multi-task model; its norms do not depend on the batch."""
+    """Config of a small multi-task model, by default over Swin; its norms do not depend on the batch."""
     heads = {
         task: dict(type='mmvmt.MLPHead', channels=8, norm_cfg=dict(type='GN', num_groups=2), output=OUTPUTS[task])
         for task in tasks
@@ -58,7 +71,7 @@ def model_cfg(
     return dict(
         type='mmvmt.MultiTaskEncoderDecoder',
         data_preprocessor=dict(type='mmvmt.MultiTaskDataPreProcessor'),
-        backbone=dict(type='mmvmt.AdaptedSwin', plugins=plugins, **SWIN),
+        backbone=dict(encoder or dict(type='mmvmt.AdaptedSwin', **SWIN), plugins=plugins),
         heads=heads,
         **kwargs,
     )

@@ -18,6 +18,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from mmvmt.compat import is_recording
+
 SLOTS = ('attn', 'ffn', 'qkv', 'proj', 'fc1', 'fc2', 'tokens')
 """Slots of an encoder block: the two residual branches, the four linear layers inside them, and the tokens that its
 attention sees besides those of the image (prompts)."""
@@ -207,7 +209,7 @@ class Method(nn.Module):
             return None
         parameters = list(self.parameters())
         trains = torch.is_grad_enabled() and any(p.requires_grad for p in parameters)
-        if self.training or trains or torch.compiler.is_compiling() or any(p.is_inference() for p in parameters):
+        if self.training or trains or is_recording() or any(p.is_inference() for p in parameters):
             return self.generate(task)
         device = parameters[0].device.type if parameters else 'cpu'
         precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None

@@ -41,6 +41,16 @@ class SelectiveTuning(Method):
         super().__init__(sites, tasks)
         self.per_task = per_task
 
+    def attach(self, encoder: nn.Module) -> None:
+        """As in the base class.
+
+        Raises:
+            ValueError: The encoder has no parameters of the kind.
+        """
+        if not list(self.selected(encoder)):
+            raise ValueError(f'{type(self).__name__} trains nothing: {type(encoder).__name__} has no such parameters')
+        super().attach(encoder)
+
     def selected(self, encoder: nn.Module) -> Iterable[nn.Parameter]:
         """The encoder's parameters that this method is about."""
         raise NotImplementedError(f'{type(self).__name__} does not define selected()')

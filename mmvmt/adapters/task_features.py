@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from mmvmt.compat import is_recording
+
 _CACHE_BYTES = 2**23
 """What a piece of all tensors should fit into on the CPU: a share of the third-level cache. Pieces that fit into the
 second level are so small that starting their operations takes longer than the operations."""
@@ -29,8 +31,8 @@ def task_features(x: Tensor, scales: Tensor, shifts: Tensor, branches: Sequence[
     Returns:
         T tensors of the shape of ``x``, in the wider one of the types of ``x`` and ``shifts``.
     """
-    if torch.compiler.is_compiling():
-        # The compiler fuses these sums by itself.
+    if is_recording():
+        # A compiler fuses these sums by itself.
         return tuple(
             sum((a * scale for a, scale in zip(branches, of_task)), x + shift) for of_task, shift in zip(scales, shifts)
         )

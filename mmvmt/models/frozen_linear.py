@@ -10,7 +10,7 @@ from mmcv.cnn import Linear as MMCVLinear
 from torch import Tensor, nn
 from torch.utils.flop_counter import flop_registry, shape_wrapper
 
-from mmvmt.compat import is_exporting
+from mmvmt.compat import is_exporting, is_recording
 
 _ONEDNN_LINEAR = getattr(torch.ops.mkldnn, '_linear_pointwise', None)
 """oneDNN's linear layer, which PyTorch has on x86 for its compiler; None where it was built without."""
@@ -53,7 +53,7 @@ def _is_for_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     return (
         _ONEDNN_LINEAR is not None
         and not is_exporting()
-        and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
+        and not is_recording()
         and not (weight.requires_grad and torch.is_grad_enabled())
         and all(type(t) in (Tensor, nn.Parameter) and t.is_cpu and t.dtype == torch.float32 for t in tensors)
         and x.ndim > 1

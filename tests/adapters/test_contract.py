@@ -4,17 +4,26 @@ import io
 
 import pytest
 import torch
+from contributing import example
 from distributed import run_ranks
-from tiny import FOUR_TASKS, batch, losses_of, perturb, tiny_model, tiny_swin
+from tiny import FOUR_TASKS, SWIN, batch, losses_of, perturb, tiny_encoder, tiny_model
 
 import mmvmt.adapters  # noqa: F401
 from mmvmt.adapters import Method
 from mmvmt.compat import RECORDS_GRAPHS
 from mmvmt.models.parameter_groups import no_decay_ids, parameter_groups
-from mmvmt.registry import ADAPTERS
+from mmvmt.registry import ADAPTERS, MODELS
 
-# One row per method: its config, and the number of its own parameters on the tiny encoder (widths 8, 16, 32, 64;
-# 1, 2, 1, 1 blocks; four tasks) by its formula.
+# Encoders of the same widths (8, 16, 32, 64), blocks (1, 2, 1, 1) and heads; the second is the one that CONTRIBUTING
+# shows, with plain attention among all tokens.
+SHAPE = dict(embed_dims=8, depths=(1, 2, 1, 1), num_heads=(1, 2, 2, 4))
+ENCODERS = {
+    'AdaptedSwin': dict(type='mmvmt.AdaptedSwin', **(SWIN | SHAPE)),
+    'PlainEncoder': dict(type=example('plain').PlainEncoder, **SHAPE),
+}
+MODELS.module_dict.pop('PlainEncoder')
+
+# One row per method: its config, and the number of its own parameters on these encoders for four tasks by its formula.
 WIDTHS = (8, 16, 16, 32, 64)
 CASES = {
     'VMTAdapter': (
@@ -95,15 +104,20 @@ def method(request):
     return request.param
 
 
+@pytest.fixture(params=sorted(ENCODERS))
+def encoder(request):
+    return ENCODERS[request.param]
+
+
 def plugins_of(method):
     return [dict(cfg=CASES[method][0])]
 
 
-def test_starts_from_the_frozen_network(method):
+def test_starts_from_the_frozen_network(method, encoder):
     if method in DECLARED_START:
         pytest.skip(DECLARED_START[method])
-    plain = tiny_swin(plugins=None)
-    adapted = tiny_swin(plugins=plugins_of(method))
+    plain = tiny_encoder(encoder, plugins=None)
+    adapted = tiny_encoder(encoder, plugins=plugins_of(method))
     adapted.load_state_dict(plain.state_dict(), strict=False)
     for adapter in adapted.adapters:
         adapter.reset_parameters()
@@ -113,12 +127,15 @@ def test_starts_from_the_frozen_network(method):
             torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
 
 
-def test_own_parameters_equal_the_formula(method):
-    assert sum(p.numel() for p in tiny_swin(plugins=plugins_of(method)).adapter_parameters()) == CASES[method][1]
+def test_own_parameters_equal_the_formula(method, encoder):
+    assert (
+        sum(p.numel() for p in tiny_encoder(encoder, plugins=plugins_of(method)).adapter_parameters())
+        == CASES[method][1]
+    )
 
 
-def test_only_declared_parameters_move(method):
-    model = tiny_model(plugins=plugins_of(method)).train()
+def test_only_declared_parameters_move(method, encoder):
+    model = tiny_model(plugins=plugins_of(method), encoder=encoder).train()
     declared = {id(p) for p in model.heads.parameters()} | {id(p) for p in model.backbone.adapter_parameters()}
     for adapter in model.backbone.adapters:
         declared.update(id(p) for p in adapter.encoder_parameters(model.backbone))
@@ -131,16 +148,16 @@ def test_only_declared_parameters_move(method):
         assert moved == (id(parameter) in declared), name
 
 
-def test_every_trainable_parameter_gets_a_gradient(method):
-    model = tiny_model(plugins=plugins_of(method)).train()
+def test_every_trainable_parameter_gets_a_gradient(method, encoder):
+    model = tiny_model(plugins=plugins_of(method), encoder=encoder).train()
     sum(losses_of(model, batch()).values()).backward()
     missing = [n for n, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
     assert missing == []
     assert all(p.grad is None for p in model.parameters() if not p.requires_grad)
 
 
-def test_learning_starts_at_initialisation(method):
-    model = tiny_model(plugins=plugins_of(method)).train()
+def test_learning_starts_at_initialisation(method, encoder):
+    model = tiny_model(plugins=plugins_of(method), encoder=encoder).train()
     for adapter in model.backbone.adapters:
         adapter.reset_parameters()
     sum(losses_of(model, batch()).values()).backward()
@@ -148,8 +165,11 @@ def test_learning_starts_at_initialisation(method):
     assert not own or any(p.grad.abs().sum() > 0 for p in own)
 
 
-def test_save_and_load_round_trip(method):
-    first, second = tiny_model(plugins=plugins_of(method)), tiny_model(plugins=plugins_of(method), seed=5)
+def test_save_and_load_round_trip(method, encoder):
+    first, second = (
+        tiny_model(plugins=plugins_of(method), encoder=encoder),
+        tiny_model(plugins=plugins_of(method), encoder=encoder, seed=5),
+    )
     file = io.BytesIO()
     torch.save(first.state_dict(), file)
     file.seek(0)
@@ -158,47 +178,47 @@ def test_save_and_load_round_trip(method):
         assert torch.equal(logits, second(IMAGES)[task]), task
 
 
-def test_groups_hold_every_parameter_once(method):
-    model = tiny_model(plugins=plugins_of(method))
+def test_groups_hold_every_parameter_once(method, encoder):
+    model = tiny_model(plugins=plugins_of(method), encoder=encoder)
     grouped = [id(p) for group in parameter_groups(model).values() for p in group]
     assert sorted(grouped) == sorted(id(p) for p in model.parameters())
 
 
-def test_a_task_added_later_leaves_the_others_as_they_are(method):
-    swin = tiny_swin(plugins=plugins_of(method))
-    expected, before = swin(IMAGES), {name: value.clone() for name, value in swin.state_dict().items()}
-    swin.add_task('depth')
-    assert tuple(swin(IMAGES)) == swin.tasks == (*FOUR_TASKS, 'depth')
+def test_a_task_added_later_leaves_the_others_as_they_are(method, encoder):
+    adapted = tiny_encoder(encoder, plugins=plugins_of(method))
+    expected, before = adapted(IMAGES), {name: value.clone() for name, value in adapted.state_dict().items()}
+    adapted.add_task('depth')
+    assert tuple(adapted(IMAGES)) == adapted.tasks == (*FOUR_TASKS, 'depth')
     for task in FOUR_TASKS:
-        assert all(torch.equal(a, b) for a, b in zip(expected[task], swin(IMAGES)[task])), task
-    added = {name for name in swin.state_dict() if name not in before}
-    built = tiny_swin(tasks=swin.tasks, plugins=plugins_of(method))
-    assert {name: value.shape for name, value in built.state_dict().items()} == {
-        name: value.shape for name, value in swin.state_dict().items()
+        assert all(torch.equal(a, b) for a, b in zip(expected[task], adapted(IMAGES)[task])), task
+    added = {name for name in adapted.state_dict() if name not in before}
+    fresh = tiny_encoder(encoder, tasks=adapted.tasks, plugins=plugins_of(method))
+    assert {name: value.shape for name, value in fresh.state_dict().items()} == {
+        name: value.shape for name, value in adapted.state_dict().items()
     }
-    own = {id(p) for adapter in swin.adapters for p in adapter.task_parameters('depth')}
-    assert {name for name, p in swin.named_parameters() if id(p) in own} == added
-    swin.remove_task('depth')
-    assert list(swin.state_dict()) == list(before)
-    assert all(torch.equal(before[name], value) for name, value in swin.state_dict().items())
+    own = {id(p) for adapter in adapted.adapters for p in adapter.task_parameters('depth')}
+    assert {name for name, p in adapted.named_parameters() if id(p) in own} == added
+    adapted.remove_task('depth')
+    assert list(adapted.state_dict()) == list(before)
+    assert all(torch.equal(before[name], value) for name, value in adapted.state_dict().items())
 
 
-def test_the_parts_of_a_task_added_later_start_as_those_of_the_others_did(method):
-    plain = tiny_swin(tasks=(*FOUR_TASKS, 'depth'), plugins=plugins_of(method))
-    swin = tiny_swin(plugins=plugins_of(method))
-    for encoder in (plain, swin):
-        for adapter in encoder.adapters:
+def test_the_parts_of_a_task_added_later_start_as_those_of_the_others_did(method, encoder):
+    plain = tiny_encoder(encoder, tasks=(*FOUR_TASKS, 'depth'), plugins=plugins_of(method))
+    adapted = tiny_encoder(encoder, plugins=plugins_of(method))
+    for one in (plain, adapted):
+        for adapter in one.adapters:
             adapter.reset_parameters()
-    swin.add_task('depth')
-    first, later = (encoder.state_dict() for encoder in (plain, swin))
+    adapted.add_task('depth')
+    first, later = (one.state_dict() for one in (plain, adapted))
     for name, value in later.items():
         if 'depth' in name:
             # Constants are equal; random values have the same spread.
             assert torch.equal(first[name], value) or 0.2 < value.std() / first[name].std() < 5, name
 
 
-def test_biases_norms_scales_and_shifts_get_no_decay(method):
-    model = tiny_model(plugins=plugins_of(method))
+def test_biases_norms_scales_and_shifts_get_no_decay(method, encoder):
+    model = tiny_model(plugins=plugins_of(method), encoder=encoder)
     ids = no_decay_ids(model)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and (parameter.ndim == 1 or name.endswith(('.scale', '.shift'))):
@@ -207,11 +227,11 @@ def test_biases_norms_scales_and_shifts_get_no_decay(method):
             assert id(parameter) not in ids, name
 
 
-def test_gradient_checkpointing_changes_nothing(method):
-    plain = tiny_model(plugins=plugins_of(method)).train()
-    checkpointed = tiny_model(plugins=plugins_of(method)).train()
-    for stage in checkpointed.backbone.stages:
-        for block in stage.blocks:
+def test_gradient_checkpointing_changes_nothing(method, encoder):
+    plain = tiny_model(plugins=plugins_of(method), encoder=encoder).train()
+    checkpointed = tiny_model(plugins=plugins_of(method), encoder=encoder).train()
+    for blocks in checkpointed.backbone.stage_blocks():
+        for block in blocks:
             block.with_cp = True
     for model in (plain, checkpointed):
         sum(losses_of(model, batch()).values()).backward()
@@ -220,8 +240,8 @@ def test_gradient_checkpointing_changes_nothing(method):
             torch.testing.assert_close(a.grad, b.grad, msg=name)
 
 
-def test_bfloat16_autocast_runs_and_trains(method):
-    model = tiny_model(plugins=plugins_of(method)).train()
+def test_bfloat16_autocast_runs_and_trains(method, encoder):
+    model = tiny_model(plugins=plugins_of(method), encoder=encoder).train()
     with torch.autocast('cpu', dtype=torch.bfloat16):
         loss = sum(losses_of(model, batch()).values())
     loss.backward()
@@ -230,33 +250,33 @@ def test_bfloat16_autocast_runs_and_trains(method):
 
 
 @pytest.mark.parametrize('tasks', [('semseg',), ('depth', 'edge'), (*FOUR_TASKS, 'depth', 'edge')])
-def test_any_number_of_tasks(method, tasks):
-    swin = tiny_swin(tasks=tasks, plugins=plugins_of(method))
-    assert tuple(swin(IMAGES)) == tasks
+def test_any_number_of_tasks(method, encoder, tasks):
+    adapted = tiny_encoder(encoder, tasks=tasks, plugins=plugins_of(method))
+    assert tuple(adapted(IMAGES)) == tasks
 
 
-def test_without_tasks_it_drops_into_mmseg(method):
-    swin = tiny_swin(tasks=None, plugins=plugins_of(method))
-    maps = swin(IMAGES)
+def test_without_tasks_it_drops_into_mmseg(method, encoder):
+    adapted = tiny_encoder(encoder, tasks=None, plugins=plugins_of(method))
+    maps = adapted(IMAGES)
     assert [tuple(m.shape) for m in maps] == [(2, 8, 16, 16), (2, 16, 8, 8), (2, 32, 4, 4), (2, 64, 2, 2)]
-    assert all(p.requires_grad for i in range(4) for p in getattr(swin, f'norm{i}').parameters())
+    assert all(p.requires_grad for i in range(4) for p in getattr(adapted, f'norm{i}').parameters())
 
 
-def test_copies_are_independent(method):
+def test_copies_are_independent(method, encoder):
     from copy import deepcopy
 
-    swin = tiny_swin(plugins=plugins_of(method))
-    twin = deepcopy(swin)
+    adapted = tiny_encoder(encoder, plugins=plugins_of(method))
+    twin = deepcopy(adapted)
     before = twin(IMAGES)
-    perturb(swin, seed=9)
+    perturb(adapted, seed=9)
     after = twin(IMAGES)
     for task in FOUR_TASKS:
         assert all(torch.equal(a, b) for a, b in zip(before[task], after[task]))
 
 
-def test_stacked_order_equals_sequential_order(method):
-    sequential = tiny_model(plugins=plugins_of(method)).train()
-    stacked = tiny_model(plugins=plugins_of(method)).train()
+def test_stacked_order_equals_sequential_order(method, encoder):
+    sequential = tiny_model(plugins=plugins_of(method), encoder=encoder).train()
+    stacked = tiny_model(plugins=plugins_of(method), encoder=encoder).train()
     stacked.backbone.task_order = 'stacked'
     losses = [losses_of(model, batch()) for model in (sequential, stacked)]
     for task, loss in losses[0].items():
@@ -268,20 +288,20 @@ def test_stacked_order_equals_sequential_order(method):
             torch.testing.assert_close(b.grad, a.grad, atol=1e-4, rtol=1e-4, msg=name)
 
 
-def test_evaluation_equals_training_mode_and_follows_every_change(method):
+def test_evaluation_equals_training_mode_and_follows_every_change(method, encoder):
     """What a method keeps between evaluations must not outlive a change of its parameters."""
-    swin = tiny_swin(plugins=plugins_of(method))
+    adapted = tiny_encoder(encoder, plugins=plugins_of(method))
     for change in (
         lambda: None,
-        lambda: perturb(swin, seed=3),
-        lambda: swin.load_state_dict(tiny_swin().state_dict(), strict=False),
+        lambda: perturb(adapted, seed=3),
+        lambda: adapted.load_state_dict(tiny_encoder(encoder).state_dict(), strict=False),
     ):
         change()
         with torch.no_grad():
-            kept, again = swin.eval()(IMAGES), swin(IMAGES)
+            kept, again = adapted.eval()(IMAGES), adapted(IMAGES)
         with torch.inference_mode():
-            inference = swin(IMAGES)
-        fresh = swin.train()(IMAGES)
+            inference = adapted(IMAGES)
+        fresh = adapted.train()(IMAGES)
         for task in FOUR_TASKS:
             for a, b, c, d in zip(fresh[task], kept[task], again[task], inference[task]):
                 torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
@@ -289,15 +309,34 @@ def test_evaluation_equals_training_mode_and_follows_every_change(method):
                 torch.testing.assert_close(b, d, atol=1e-4, rtol=1e-4)
 
 
+def small(encoder, **shape):
+    """Config of an encoder of fewer blocks."""
+    return encoder | shape | (dict(strides=(4, 2)[: len(shape['depths'])]) if 'window_size' in encoder else {})
+
+
+@pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning')
+def test_traces_as_it_computes(method, encoder):
+    cfg = small(encoder, depths=(2,), num_heads=(1,), out_indices=(0,))
+    adapted = tiny_encoder(cfg, ('semseg', 'normals'), plugins_of(method))
+    images, file = IMAGES[:1, :, :32, :32], io.BytesIO()
+    with torch.no_grad():
+        expected = adapted(images)
+        torch.jit.save(torch.jit.trace(adapted, images, strict=False, check_trace=False), file)
+    file.seek(0)
+    for task, maps in torch.jit.load(file)(images).items():
+        torch.testing.assert_close(maps[0], expected[task][0], atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.skipif(not RECORDS_GRAPHS, reason='needs torch 2.7, which records graphs of the models')
-def test_compiles_into_one_graph(method):
-    small = dict(depths=(2, 1), num_heads=(1, 2), strides=(4, 2), out_indices=(0, 1))
-    swin = tiny_swin(tasks=('semseg', 'normals'), plugins=plugins_of(method), task_order='stacked', **small)
+def test_compiles_into_one_graph(method, encoder):
+    # Swin's windows are shifted in every second block alone.
+    cfg = small(encoder, depths=(2 if 'window_size' in encoder else 1, 1), num_heads=(1, 2), out_indices=(0, 1))
+    adapted = tiny_encoder(cfg, ('semseg', 'normals'), plugins_of(method), task_order='stacked')
     images = IMAGES[:, :, :32, :32]
     # Capturing the graph is what can break; a backend that also generates code would only take longer.
-    compiled = torch.compile(swin.train(), backend='eager', fullgraph=True)
+    compiled = torch.compile(adapted.train(), backend='eager', fullgraph=True)
     for task, maps in compiled(images).items():
-        for a, b in zip(maps, swin(images)[task]):
+        for a, b in zip(maps, adapted(images)[task]):
             torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
     torch._dynamo.reset()
 

@@ -1,26 +1,21 @@
 """The method that CONTRIBUTING shows is a real one."""
 
 import re
-import runpy
-from pathlib import Path
 
 import pytest
 import torch
+from contributing import TEXT, example
 from tiny import FOUR_TASKS, batch, losses_of, perturb, tiny_model, tiny_swin
 
 from mmvmt.registry import ADAPTERS
 
-TEXT = (Path(__file__).parents[2] / 'CONTRIBUTING.md').read_text(encoding='utf-8')
 WIDTHS = (8, 16, 16, 32, 64)
 
 
 @pytest.fixture
-def ssf(tmp_path):
+def ssf():
     """The example, registered as its users would have it."""
-    (code,) = re.findall(r'```python\n(.*?)```', TEXT, flags=re.DOTALL)
-    path = tmp_path / 'ssf.py'
-    path.write_text(code, encoding='utf-8')
-    yield runpy.run_path(str(path))['SSF']
+    yield example('ssf').SSF
     ADAPTERS.module_dict.pop('SSF')
 
 

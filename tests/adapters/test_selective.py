@@ -5,6 +5,8 @@ import torch
 from tiny import FOUR_TASKS, perturb, tiny_swin
 from torch import nn
 
+from mmvmt.adapters import RelativePositionBias
+
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 
 
@@ -99,3 +101,9 @@ def test_two_methods_cannot_copy_the_same_parameter():
 def test_an_unknown_order_is_refused():
     with pytest.raises(ValueError, match="task_order must be one of sequential, stacked, got 'parallel'"):
         tiny_swin(task_order='parallel')
+
+
+def test_what_an_encoder_does_not_have_is_refused(monkeypatch):
+    monkeypatch.setattr(RelativePositionBias, 'selected', lambda self, encoder: iter(()))
+    with pytest.raises(ValueError, match='RelativePositionBias trains nothing: AdaptedSwin has no such parameters'):
+        tiny_swin(plugins=[dict(cfg=dict(type='mmvmt.RelativePositionBias'))])

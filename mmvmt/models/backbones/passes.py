@@ -56,8 +56,10 @@ class PartNames(NamedTuple):
     def of_parameter(self, parameter: str) -> str | None:
         """The part that a parameter of the encoder belongs to; None: to none."""
         names = {self.embedding, *self.blocks.values(), *self.transitions.values()}
-        path = parameter.split('.')
-        return next((name for end in range(1, len(path)) if (name := '.'.join(path[:end])) in names), None)
+        part = parameter.rpartition('.')[0]
+        while part and part not in names:
+            part = part.rpartition('.')[0]
+        return part or None
 
 
 class Stream(NamedTuple):
@@ -286,7 +288,20 @@ def _leave_stage(encoder: AdaptedEncoder, stage: int, stream: Stream, run: Pass,
 
 def _run_part(part: nn.Module, substituted: Parameters | None, *arguments: Any) -> Any:
     """Run a part of the encoder with what stands in for its parameters."""
-    return functional_call(part, substituted, arguments) if substituted else part(*arguments)
+    if not substituted:
+        return part(*arguments)
+    if not torch.jit.is_tracing():
+        return functional_call(part, substituted, arguments)
+    # PyTorch refuses to do that while torch.jit traces.
+    owners = [(part.get_submodule(name.rpartition('.')[0]), name.rpartition('.')[2]) for name in substituted]
+    kept = [owner._parameters[name] for owner, name in owners]
+    try:
+        for (owner, name), tensor in zip(owners, substituted.values()):
+            owner._parameters[name] = tensor
+        return part(*arguments)
+    finally:
+        for (owner, name), parameter in zip(owners, kept):
+            owner._parameters[name] = parameter
 
 
 def _numbers(hw: Sequence[int | Tensor]) -> Size:

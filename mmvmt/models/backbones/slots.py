@@ -87,8 +87,8 @@ def branch(
     slot: str,
     x: Tensor,
     outputs: Tensor,
-    drop_path: Callable[[Tensor], Tensor],
     tapped: list[Tensor] | None = None,
+    drop_path: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """What a residual branch adds to the stream: its outputs through drop path, adapted on either side of it.
 
@@ -97,11 +97,12 @@ def branch(
         slot: The slot of the branch.
         x: ``(B, N, C)``, the stream before the branch's norm.
         outputs: ``(B, N, C)``, what the branch puts out.
-        drop_path: Drop path.
         tapped: Gets what the methods hand out for the stage's tap.
+        drop_path: Drop path; None: there is none.
     """
     outputs = fill(fills, slot, x, outputs, tapped, inside_drop_path=True)
-    return fill(fills, slot, x, drop_path(outputs), tapped, inside_drop_path=False)
+    outputs = outputs if drop_path is None else drop_path(outputs)
+    return fill(fills, slot, x, outputs, tapped, inside_drop_path=False)
 
 
 class Prompts(NamedTuple):

@@ -56,12 +56,12 @@ class SwinBlock(nn.Module):
             out, out_prompts = self.attn(self.norm1(x), hw, fills, Prompts(self.norm1(prompts.tokens), carry))
             if carry:
                 before = prompts.of_images(x.shape[0])
-                carried = before + branch(fills, 'attn', before, out_prompts, self._drop_path)
+                carried = before + branch(fills, 'attn', before, out_prompts, drop_path=self._drop_path)
                 carried = carried + branch(
-                    fills, 'ffn', carried, self._mlp(self.norm2(carried), fills), self._drop_path
+                    fills, 'ffn', carried, self._mlp(self.norm2(carried), fills), drop_path=self._drop_path
                 )
-        x = x + branch(fills, 'attn', x, out, self._drop_path, tapped)
-        x = x + branch(fills, 'ffn', x, self._mlp(self.norm2(x), fills), self._drop_path, tapped)
+        x = x + branch(fills, 'attn', x, out, tapped, self._drop_path)
+        x = x + branch(fills, 'ffn', x, self._mlp(self.norm2(x), fills), tapped, self._drop_path)
         return x, carried, tapped
 
     def _mlp(self, x: Tensor, fills: Fills) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmvmt.compat import is_exporting
+from mmvmt.compat import is_exporting, is_recording
 
 from .slots import Fills, Prompts, fill
 
@@ -30,6 +30,11 @@ class _PermuteRows(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         there, back = ctx.saved_tensors
         return _take_rows(grad, back, len(there)), None, None
+
+
+def _permute_rows(x: Tensor, there: Tensor, back: Tensor) -> Tensor:
+    """``(M, C)`` in another order, see :class:`_PermuteRows`."""
+    return _take_rows(x, there, len(back)) if torch.jit.is_tracing() else _PermuteRows.apply(x, there, back)
 
 
 def _take_rows(x: Tensor, index: Tensor, rows: int) -> Tensor:
@@ -112,8 +117,10 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: float, sca
 
     On a CPU the kernel of PyTorch for half precision is slow with windows as small as here, its backward pass by a
     factor of 7 compared with plain operations. Their price is that the attention weights are kept for that pass.
+    In a trace of ``torch.jit`` plain operations are what mmengine counts and what older exporters know.
     """
-    if q.device.type != 'cpu' or q.dtype not in (torch.bfloat16, torch.float16) or is_exporting():
+    slow = q.device.type == 'cpu' and q.dtype in (torch.bfloat16, torch.float16) and not is_exporting()
+    if not slow and not torch.jit.is_tracing():
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scale)
     weights = torch.add(mask, q @ k.transpose(-2, -1), alpha=scale).softmax(-1)
     if dropout:
@@ -141,9 +148,9 @@ class ShiftedWindowAttention(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """``(B, H*W, C)`` to ``(B, H*W, C)``, and the prompts' ``(B, P, C)`` where they are carried on."""
         w_msa, area = self.w_msa, self.window_size**2
-        batch, _, width = x.shape
+        batch, width = int(x.shape[0]) if torch.jit.is_tracing() else x.shape[0], x.shape[2]
         windows = self.windows(batch, hw, x.device)
-        x = _PermuteRows.apply(x.flatten(0, 1), windows.to_windows, windows.to_tokens)
+        x = _permute_rows(x.flatten(0, 1), windows.to_windows, windows.to_tokens)
         x = x.view(windows.count, batch, area, width)
 
         qkv = self._qkv(x, fills).flatten(0, 1)
@@ -172,7 +179,7 @@ class ShiftedWindowAttention(nn.Module):
             of_windows, out = out[:, :, :count], out[:, :, count:]
             out_prompts = self._proj(of_windows.mean(0, keepdim=True), fills).squeeze(0)
         out = self._proj(out, fills).reshape(-1, width)
-        return _PermuteRows.apply(out, windows.to_tokens, windows.to_windows).view(batch, -1, width), out_prompts
+        return _permute_rows(out, windows.to_tokens, windows.to_windows).view(batch, -1, width), out_prompts
 
     def _qkv(self, x: Tensor, fills: Fills) -> Tensor:
         """``(windows, B, N, C)`` to queries, keys and values, ``(windows, B, N, 3, heads, C / heads)``."""
@@ -187,10 +194,11 @@ class ShiftedWindowAttention(nn.Module):
     def windows(self, batch: int, hw: tuple[int, int], device: torch.device) -> Windows:
         """The places of the tokens, kept for the last size."""
         key = (batch, hw, device)
-        if torch.compiler.is_compiling() or self._windows_cache is None or self._windows_cache[0] != key:
+        recording = is_recording()
+        if recording or self._windows_cache is None or self._windows_cache[0] != key:
             with torch.inference_mode(False):
                 windows = cut_windows(batch, hw, self.window_size, self.shift_size, device)
-            if torch.compiler.is_compiling():
+            if recording:
                 return windows
             self._windows_cache = (key, windows)
         return self._windows_cache[1]
@@ -216,7 +224,7 @@ class ShiftedWindowAttention(nn.Module):
         """
         table = self.w_msa.relative_position_bias_table
         # A table that stands in for the frozen one lives for one pass: its address says nothing of its values.
-        cacheable = not torch.compiler.is_compiling() and isinstance(table, nn.Parameter)
+        cacheable = not is_recording() and isinstance(table, nn.Parameter)
         if cacheable and (torch.is_inference_mode_enabled() or table.is_inference()):
             cacheable = False
         if table.requires_grad and torch.is_grad_enabled():

@@ -2,7 +2,9 @@
 
 import pytest
 import torch
-from tiny import VMT, perturb, tiny_swin
+from tiny import SWIN, VMT, perturb, tiny_swin
+
+from mmvmt.models import AdaptedSwin
 
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 
@@ -23,6 +25,18 @@ IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 def test_wrong_plugins_are_refused(plugin, message):
     with pytest.raises(ValueError, match=message):
         tiny_swin(plugins=[plugin])
+
+
+@pytest.mark.parametrize('method, slot', [('VPTDeep', 'tokens'), ('LoRA', 'qkv')])
+def test_a_slot_that_an_encoder_lacks_is_refused_by_name(method, slot):
+    class Bare(AdaptedSwin):
+        slots = ('attn', 'ffn')
+
+    Bare(plugins=[VMT], **SWIN)
+    with pytest.raises(
+        ValueError, match=f"mmvmt.{method}' matches no slot: blocks of Bare have no '{slot}'; they offer attn, ffn"
+    ):
+        Bare(plugins=[dict(cfg=dict(type=f'mmvmt.{method}'))], **SWIN)
 
 
 def test_a_position_named_twice_is_refused():

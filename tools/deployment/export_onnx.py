@@ -151,7 +151,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.format == 'onnx':
         save_onnx(program, graph, str(unchecked))
     else:
-        torch.export.save(program, unchecked)
+        torch.export.save(program, unchecked, extra_files=graph.description())
     if not args.no_check and not check(args, model, graph, unchecked):
         print(
             f'the file differs from the model by more than {args.tolerance:g}; it stays as {unchecked}', file=sys.stderr

@@ -49,7 +49,8 @@ def trained(tmp_path_factory):
     config.write_text(CONFIG.format(rest=rest))
     model = build_model(Config.fromfile(config))
     perturb(model)
-    torch.save(dict(state_dict=model.state_dict(), meta={}), checkpoint)
+    meta = dict(dataset_meta=dict(normals_x='right', normals_y='up'))
+    torch.save(dict(state_dict=model.state_dict(), meta=meta), checkpoint)
     return str(config), str(checkpoint)
 
 
@@ -98,7 +99,7 @@ def test_the_file_says_what_it_takes_and_gives(session):
     assert properties['input'] == 'uint8, BGR'
     assert json.loads(properties['outputs']) == {
         'semseg': {'kind': 'classes', 'channels': 5},
-        'normals': {'kind': 'vectors', 'channels': 3, 'normals_x': 'left', 'normals_y': 'up'},
+        'normals': {'kind': 'vectors', 'channels': 3, 'normals_x': 'right', 'normals_y': 'up'},
     }
 
 
@@ -112,7 +113,11 @@ def test_a_program_of_one_size_that_differs_is_not_given_its_name(tool, trained,
     assert 'differs from the model by more than 0' in output.err
     assert [path.name for path in tmp_path.iterdir()] == ['model.unchecked.pt2']
 
-    run = torch.export.load(tmp_path / 'model.unchecked.pt2').module()
+    files = dict(input='', outputs='')
+    run = torch.export.load(tmp_path / 'model.unchecked.pt2', extra_files=files).module()
+    assert files['input'] == 'uint8, BGR'
+    outputs = {'normals': {'kind': 'logits', 'channels': 3, 'normals_x': 'right', 'normals_y': 'up'}}
+    assert json.loads(files['outputs']) == outputs
     images = torch.randint(0, 256, (3, 3, 40, 50), dtype=torch.uint8)
     expected = model._whole(model.data_preprocessor(dict(inputs=images))['inputs'])['normals']
     torch.testing.assert_close(run(images)[0], expected, atol=1e-4, rtol=1e-4)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 
-from mmvmt.engine.run_config import dataset_cfgs
+from mmvmt.engine.run_config import dataset_cfgs, name_types
 from mmvmt.models import MultiTaskEncoderDecoder
 from mmvmt.structures import TASKS, check_tasks
 
@@ -118,6 +118,7 @@ def enlarged_config(cfg: Config, task: str, head: Mapping[str, Any]) -> Config:
     """
     cfg = copy.deepcopy(cfg)
     cfg.model.heads[task] = copy.deepcopy(dict(head))
+    name_types(cfg)
     _set_data_tasks(cfg, list(cfg.model.heads))
     for name in _EVALUATORS:
         evaluator = cfg.get(name)

@@ -62,6 +62,9 @@ def train(config, work_dir, ranks, batch_size):
     if ranks == 1:
         commands.run('tools/train.py', *arguments)
     else:
+        # A wrapper of one's own, and seeds that differ by rank: neither changes what the ranks compute together.
+        arguments += ['randomness.diff_rank_seed=True', 'model_wrapper_cfg.type=MMDistributedDataParallel']
+        arguments += ['model_wrapper_cfg.find_unused_parameters=True']
         command = ['tools/dist_train.sh', str(arguments[0]), str(ranks), *map(str, arguments[1:])]
         commands.run_command(command, PORT=str(random.SystemRandom().randrange(20_000, 60_000)))
     return commands.weights(work_dir)

@@ -43,7 +43,7 @@ def uninterrupted(tiny_config, tmp_path_factory, seed):
     return commands.weights(work_dir)
 
 
-def test_killed_while_saving_and_at_a_random_moment(tiny_config, tmp_path, seed, uninterrupted):
+def test_killed_while_saving_and_at_a_random_moment_and_moved(tiny_config, tmp_path, seed, uninterrupted):
     work_dir = tmp_path / 'killed'
     hook = "custom_hooks=[dict(type='mmvmt.RandomnessHook'),dict(type='mmvmt.KillWhileSaving',iteration=4)]"
     killer = tmp_path / 'killer.py'
@@ -66,6 +66,7 @@ def test_killed_while_saving_and_at_a_random_moment(tiny_config, tmp_path, seed,
     process.communicate()
     assert process.returncode in (-signal.SIGKILL, 0)
 
+    work_dir = work_dir.rename(tmp_path / 'moved')
     last = commands.run(*arguments(tiny_config, work_dir), '--resume')
     assert 'resumed' in last.stdout + last.stderr
     assert same(commands.weights(work_dir), uninterrupted) == [], f'delay {delay}, seed {seed}'

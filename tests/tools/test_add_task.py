@@ -14,9 +14,9 @@ from mmvmt.models.checkpoint import read_checkpoint
 
 OLD_TASKS = ('semseg', 'human_parts', 'saliency', 'normals')
 OPTIONS = [
+    # The config has persistent_workers=True.
     *('--cfg-options', 'train_cfg.max_iters=2', 'train_cfg.val_interval=2', 'train_dataloader.num_workers=0'),
-    *('train_dataloader.persistent_workers=False', 'val_dataloader.num_workers=0'),
-    'val_dataloader.persistent_workers=False',
+    'val_dataloader.num_workers=0',
 ]
 
 

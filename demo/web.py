@@ -20,6 +20,7 @@ from mmengine.config import DictAction
 
 from mmvmt.apis.inferencer import MultiTaskInferencer, build_inferencer
 from mmvmt.datasets import PASCALContextMT
+from mmvmt.engine.files import latest_checkpoint
 from mmvmt.engine.run_config import add_trust_argument
 from mmvmt.models import parameter_groups
 from mmvmt.models.parameter_groups import count
@@ -90,7 +91,7 @@ def find_demo(folder: Path) -> Trained:
         )
     record = json.loads(results.read_text(encoding='utf-8'))
     work_dir = (folder / record['runs']['VMT-Adapter'][0]['predictions']).parent
-    checkpoint = (work_dir / 'last_checkpoint').read_text(encoding='utf-8').strip()
+    checkpoint = latest_checkpoint(work_dir)
     ids = (folder / 'scenes' / 'ImageSets' / 'Context' / 'val.txt').read_text(encoding='utf-8').split()
     scenes = tuple(str(folder / 'scenes' / 'JPEGImages' / f'{img_id}.jpg') for img_id in ids[:EXAMPLES])
     return Trained(str(ROOT / DEMO_CONFIG), checkpoint, scenes)

@@ -35,9 +35,19 @@ class RandomnessHook(Hook):
     priority = 'VERY_HIGH'
 
     def before_train(self, runner: Any) -> None:
-        seed = torch.tensor(runner.seed, dtype=torch.int64)
-        broadcast(seed)
-        self._seed = int(seed)
+        """Share the seed, and hand it to the sampler.
+
+        Raises:
+            RuntimeError: This rank begins at another iteration than rank 0.
+        """
+        shared = torch.tensor([runner.seed, runner.iter], dtype=torch.int64)
+        broadcast(shared)
+        self._seed, iteration = shared.tolist()
+        if iteration != runner.iter:
+            raise RuntimeError(
+                f'rank {get_rank()} begins at iteration {runner.iter}, but rank 0 at {iteration}: on a resume every '
+                f'machine needs the checkpoint; put the work dir {runner.work_dir} where all of them see it'
+            )
         sampler = _seeded_sampler(runner.train_dataloader)
         if sampler is not None:
             reseeded, sampler.seed = sampler.seed != self._seed, self._seed

@@ -120,6 +120,18 @@ def test_epochs_are_passes(tmp_path, workers):
     assert [pair[:2] for pair in endless] == [pair[:2] for pair in seen]
 
 
+def resumed_on_rank_0_alone(rank, world_size, work_dir, checkpoint):
+    options = dict(resume=True, load_from=checkpoint) if rank == 0 else {}
+    return seen_by_rank(rank, world_size, work_dir, by_iteration(3), options)
+
+
+def test_ranks_that_begin_apart_are_stopped(tmp_path):
+    """As where one machine does not see the work dir: its weights would be others, without a word."""
+    train(tmp_path / 'run', by_iteration(2), checkpoint=dict(interval=1, by_epoch=False))
+    with pytest.raises(Exception, match='rank 1 begins at iteration 0, but rank 0 at 2: on a resume every machine'):
+        run_ranks(resumed_on_rank_0_alone, 2, tmp_path / 'ranks', str(tmp_path / 'run' / 'iter_2.pth'))
+
+
 def test_uneven_ranks_end_an_epoch_together(tmp_path):
     """9 images on 2 ranks in batches of 2: the ninth would make a batch that only one rank has."""
     first, second = run_ranks(seen_by_rank, 2, tmp_path / 'ranks', by_epoch(2), dict(size=9))

@@ -119,12 +119,13 @@ class FollowedTransform(BaseTransform):
         if not self._tried:
             self._try(results)
             self._tried = True
-        return self._run(self.wrapped, results)
+        return self._run(self.wrapped, results)[0]
 
     def __repr__(self) -> str:
         return repr(self.wrapped)
 
-    def _run(self, transform: Callable[[dict], dict | None], results: dict) -> dict | None:
+    def _run(self, transform: Callable[[dict], dict | None], results: dict) -> tuple[dict | None, bool]:
+        """Results, and whether label maps had to be moved."""
         size = _plane(results['img']).shape
         before = {task: results[task.gt_key] for task in labelled_tasks(results)}
         theirs = {key: results[key] for key in ('gt_seg_map', 'seg_fields') if key in results}
@@ -143,7 +144,7 @@ class FollowedTransform(BaseTransform):
             )
             raise
         if results is None:
-            return None
+            return None, False
         places = results.pop(_PLACES, pristine)
         seen = results.pop('gt_seg_map', pristine if segments is None else segments)
         results.pop('seg_fields', None)
@@ -164,7 +165,7 @@ class FollowedTransform(BaseTransform):
             self._carry(results, before, places, size)
         elif _plane(results['img']).shape != size:
             self._check_sizes(results, before, size)
-        return results
+        return results, by_fields or by_segments
 
     def _carry(self, results: dict, before: dict[Task, np.ndarray], places: np.ndarray, size: tuple[int, int]) -> None:
         """Move the label maps as the map of places was moved."""
@@ -223,24 +224,22 @@ class FollowedTransform(BaseTransform):
             shown['img'] = _picture_like(results['img'], pattern)
             trial = shown | {key: copy.deepcopy(value) for key, value in results.items() if key not in shown}
             with seeded_rng(seed):
-                trial = self._run(transform, trial)
+                trial, carried = self._run(transform, trial)
             if trial is not None:
-                self._check_agreement(trial, pattern)
+                self._check_agreement(trial, pattern, [key for key in shown if key != 'img'], carried)
 
-    def _check_agreement(self, trial: dict, pattern: np.ndarray) -> None:
+    def _check_agreement(self, trial: dict, pattern: np.ndarray, keys: list[str], carried: bool) -> None:
+        """See that the picture shows what the label maps show, or the pattern where there are none yet."""
         picture = _plane(trial['img'])
         _, right, _, bottom = trial.get('padding_size', (0, 0, 0, 0)) if self.whole else (0, 0, 0, 0)
         picture = picture[: picture.shape[0] - bottom, : picture.shape[1] - right]
-        maps = [_pattern_of(task, trial[task.gt_key]) for task in labelled_tasks(trial)]
-        if self.whole and not maps:
-            maps = [(pattern, np.ones_like(pattern))]
-        for shown, known in maps:
-            shown, known = (
-                cv2.resize(plane, picture.shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
-                for plane in (shown, known)
-            )
-            if abs(_correlation(picture[known > 0], shown[known > 0])) < _AGREEMENT:
-                raise self._refusal(trial)
+        stays = _agree(picture, pattern, np.ones_like(pattern))
+        # What a transform writes into the maps of a picture that stays where it is, is its own affair.
+        if stays and not carried:
+            return
+        maps = [_pattern_of(task, trial[task.gt_key]) for task in labelled_tasks(trial) if task.gt_key in keys]
+        if (self.whole and not stays) or not all(_agree(picture, *shown) for shown in maps):
+            raise self._refusal(trial)
 
     def _refusal(self, results: dict, what: str = '') -> ValueError:
         name = _name(self.wrapped)
@@ -318,11 +317,17 @@ def _pattern_of(task: Task, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return (label > (task.kind == 'metric')).view(np.uint8), (label != task.ignore).view(np.uint8)
 
 
-def _correlation(first: np.ndarray, second: np.ndarray) -> float:
-    """Of two sets of values; 1 where one of them is constant and so cannot tell."""
-    first, second = (values.astype(np.float64) - values.mean() for values in (first, second))
+def _agree(picture: np.ndarray, shown: np.ndarray, known: np.ndarray) -> bool:
+    """Whether a picture shows a pattern where it is known; either may be resized, and brightness mean anything."""
+    size = picture.shape[::-1]
+    shown, known = (cv2.resize(plane, size, interpolation=cv2.INTER_NEAREST_EXACT) for plane in (shown, known))
+    if not known.any():
+        return True
+    first, second = (values[known > 0].astype(np.float64) for values in (picture, shown))
+    first, second = first - first.mean(), second - second.mean()
     scale = np.sqrt((first**2).sum() * (second**2).sum())
-    return 1.0 if scale < 1e-9 else float((first * second).sum() / scale)
+    # A single grey tells nothing.
+    return bool(scale < 1e-9 or abs((first * second).sum()) >= _AGREEMENT * scale)
 
 
 def _same(first: Any, second: np.ndarray) -> bool:

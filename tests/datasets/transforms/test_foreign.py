@@ -382,6 +382,20 @@ def test_transforms_that_treat_our_maps_are_left_to_it(results):
         followed(forgetful)(before)
 
 
+def test_transforms_may_write_into_maps(results):
+    def relabelled(results):
+        semseg = results['gt_semseg']
+        edge = np.zeros_like(semseg)
+        edge[:, 1:] = semseg[:, 1:] != semseg[:, :-1]
+        return results | dict(gt_edge=edge, gt_saliency=edge.copy(), gt_semseg=np.zeros_like(semseg))
+
+    transform = followed(relabelled)
+    once = transform(copy.deepcopy(results))
+    assert (once['gt_edge'] == once['gt_saliency']).all()
+    # Maps that it finds, too.
+    assert not transform(once)['gt_semseg'].any()
+
+
 def test_pictures_of_other_types(results):
     picture = Image.fromarray(results['img'])
     to_pil = followed(dict(type='mmpretrain.NumpyToPIL'))

@@ -3,9 +3,12 @@
 #   PYTEST_ARGS='...'   more arguments for pytest
 #   TEST_JOBS=1         test processes side by side (default: one per core, at most 8)
 #   DEMO_ARGS='...'     more arguments for tools/demo.py
+#   OUT=DIR             folder of a benchmark (default: work_dirs/comparison, work_dirs/speed)
+#   METHODS_ARGS='...'  more arguments for snakemake, such as a table or --config OPTION=VALUE
+#   SPEED_ARGS='...'    what to measure, and more arguments (default: all)
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test docs setup-upstream test-upstream lint format clean distclean
+.PHONY: help setup demo test docs benchmark-methods benchmark-speed setup-upstream test-upstream lint format clean distclean
 
 VENV_PYTHON := .venv/bin/python
 UPSTREAM_PYTHON := .venv-upstream/bin/python
@@ -13,10 +16,12 @@ PYTHON ?=
 PYTEST_ARGS ?=
 TEST_JOBS ?= $(shell cores=$$(nproc); echo $$((cores < 8 ? cores : 8)))
 DEMO_ARGS ?=
+METHODS_ARGS ?=
+SPEED_ARGS ?= all
 export PYTHON
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## build .venv, once, and again when the requirements change
 	@tools/dev/setup_env.sh
@@ -30,6 +35,14 @@ test: setup ## run the whole test suite
 docs: setup ## build the documentation as a site, in site/
 	$(VENV_PYTHON) -m sphinx --quiet --fail-on-warning --keep-going --conf-dir docs . site
 	@echo 'site/docs/index.html'
+
+benchmark-methods: setup ## compare all methods under one protocol (hours; goes on where it stopped)
+	$(VENV_PYTHON) -m snakemake -s benchmarks/methods/Snakefile --directory $(or $(OUT),work_dirs/comparison) \
+	    --cores $$(nproc) --keep-going --rerun-incomplete $(METHODS_ARGS)
+
+benchmark-speed: setup ## measure time and memory on this machine (a quarter of an hour on 2 cores)
+	mkdir -p $(or $(OUT),work_dirs/speed)
+	$(VENV_PYTHON) -m benchmarks.speed $(SPEED_ARGS) --json $(or $(OUT),work_dirs/speed)/rows.json
 
 setup-upstream: ## build .venv-upstream, with the packages of OpenMMLab itself
 	@tools/dev/setup_env.sh upstream

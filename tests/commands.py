@@ -72,29 +72,34 @@ def run(*arguments: Any, check: bool = True, **more: str) -> subprocess.Complete
 
 
 class Forked:
-    """A running program with the interface of ``mmvmt.apis.experiments.Command``, started as in :func:`run`."""
+    """A running program with the interface of ``subprocess.Popen``, started as in :func:`run`.
 
-    peak_memory_mib = 123.4
+    Args:
+        arguments: The program and its arguments.
+        log: File for the output.
+        threads: Threads of PyTorch.
+    """
 
-    def __init__(
-        self, arguments: Sequence[str], log: Path, folder: Path, variables: Mapping[str, str], *_: Any
-    ) -> None:
-        assert folder == ROOT
-        log.touch()
-        self._output = log.open(encoding='utf-8')
-        self._process = _start_program(arguments, {**environment(), **variables}, log, log)
+    def __init__(self, arguments: Sequence[str], log: Path, threads: int = 1) -> None:
+        log.write_text('')
+        variables = environment(OMP_NUM_THREADS=str(threads))
+        self._process = _start_program([str(word) for word in arguments], variables, log, log)
 
-    def lines(self) -> list[str]:
-        """Lines of output since the last call."""
-        return self._output.readlines()
+    @property
+    def returncode(self) -> int | None:
+        """Exit code, None while it runs."""
+        return self._process.exitcode
 
     def poll(self) -> int | None:
         """Exit code, None while it runs."""
-        if self._process.exitcode is not None:
-            self._output.close()
         return self._process.exitcode
 
-    def stop(self) -> None:
+    def wait(self) -> int:
+        """Exit code, once it has ended."""
+        self._process.join(TIMEOUT)
+        return self._process.exitcode
+
+    def terminate(self) -> None:
         """End it."""
         self._process.kill()
         self._process.join()

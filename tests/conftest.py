@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-# Helpers shared by test modules, such as distributed.run_ranks, are imported from this folder.
-sys.path.insert(0, str(Path(__file__).parent))
+# Helpers of test modules, such as distributed.run_ranks, are imported from this folder, benchmarks/ from the root.
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
 
 @pytest.fixture(scope='session')

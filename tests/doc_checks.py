@@ -41,10 +41,27 @@ sys.path.insert(0, str(ROOT / 'tools' / 'dev'))
 import write_docs  # noqa: E402  it stands in tools/, which is no package
 
 Problems = list[str]
-FOLDERS = ('configs', 'tools', 'demo', 'tests', 'mmvmt', 'docs', 'requirements')
+FOLDERS = ('benchmarks', 'configs', 'tools', 'demo', 'tests', 'mmvmt', 'docs', 'requirements')
 # Programs that pages may ask for although they are not ours.
 FOREIGN = {'cd', 'cp', 'export', 'git', 'ls', 'mkdir', 'nvidia-smi', 'nproc', 'pre-commit', 'sinfo', 'source', 'squeue'}
-FOREIGN_OPTIONS = {'--no-build-isolation', '--no-deps', '--no-cache-dir', '--force-reinstall', '--no-sandbox'}
+FOREIGN_OPTIONS = {
+    '--cores',
+    '--config',
+    '--directory',
+    '--default-resources',
+    '--keep-going',
+    '--resources',
+    '--unlock',
+}
+FOREIGN_OPTIONS |= {
+    '--rerun-incomplete',
+    '--report',
+    '--executor',
+    '--set-threads',
+    '--set-resources',
+    '--workflow-profile',
+}
+FOREIGN_OPTIONS |= {'--no-build-isolation', '--no-deps', '--no-cache-dir', '--force-reinstall', '--no-sandbox'}
 # What capital words in commands stand for. DIR and FILE exist in the sandbox.
 PLACEHOLDERS = {
     'CONFIG': 'configs/vmt/swin_t_pascal.py',
@@ -57,6 +74,11 @@ PLACEHOLDERS = {
     'PICTURE': 'picture.jpg',
     'SEED': '1',
     'TASK': 'depth',
+}
+# Programs that are started as modules.
+INSTRUMENTS = {
+    'benchmarks.methods.results': 'benchmarks/methods/results.py',
+    'benchmarks.speed': 'benchmarks/speed/__main__.py',
 }
 SAMPLE_CONFIG = PLACEHOLDERS['CONFIG']
 # Files that the reader writes, or that a command before wrote.
@@ -213,7 +235,11 @@ def is_command(words: Sequence[str]) -> bool:
     if not command:
         return False
     first = command[0]
-    return first in ('python', 'pip', 'make', '.ci/run') or first in FOREIGN or bool(re.match(r'tools/.+\.sh$', first))
+    return (
+        first in ('python', 'pip', 'make', 'snakemake', '.ci/run')
+        or first in FOREIGN
+        or bool(re.match(r'tools/.+\.sh$', first))
+    )
 
 
 def is_shell(code: Code) -> bool:
@@ -252,7 +278,10 @@ def tool_parser(path: str) -> argparse.ArgumentParser:
 def _parse_args_of(path: str) -> Callable[[list[str]], argparse.Namespace]:
     if not (ROOT / path).is_file():
         raise ValueError(f'{path} does not exist')
-    module = write_docs.load_tool(path)
+    if path.startswith('benchmarks/'):
+        module = importlib.import_module(path.removesuffix('.py').replace('/', '.'))
+    else:
+        module = write_docs.load_tool(path)
     if not hasattr(module, 'parse_args'):
         raise ValueError(f'{path} has no parse_args(argv)')
     return module.parse_args
@@ -269,7 +298,8 @@ def _options_of(parser: argparse.ArgumentParser) -> set[str]:
 @cache
 def all_options() -> frozenset[str]:
     """The options of all tools."""
-    paths = [*(ROOT / 'tools').rglob('*.py'), *(ROOT / 'demo').glob('*.py')]
+    instruments = [ROOT / path for path in INSTRUMENTS.values()]
+    paths = [*instruments, *(ROOT / 'tools').rglob('*.py'), *(ROOT / 'demo').glob('*.py')]
     parsers = (tool_parser(path.relative_to(ROOT).as_posix()) for path in paths)
     return frozenset(itertools.chain.from_iterable(map(_options_of, parsers)))
 
@@ -372,9 +402,41 @@ def _check_make(words: Sequence[str], sandbox: Path) -> None:
             raise ValueError(f'make knows no variable {name}')
         elif name == 'DEMO_ARGS':
             check_tool('tools/demo.py', shlex.split(value), sandbox)
+        elif name == 'METHODS_ARGS':
+            _check_snakemake(['-s', 'benchmarks/methods/Snakefile', *shlex.split(value)], sandbox)
+        elif name == 'SPEED_ARGS':
+            check_tool(INSTRUMENTS['benchmarks.speed'], shlex.split(value), sandbox)
         elif name == 'PYTEST_ARGS':
             for path in (part for part in value.split() if part.startswith('tests')):
                 check_path(path)
+
+
+def _check_snakemake(words: Sequence[str], sandbox: Path) -> None:
+    """The workflow of the comparison has these targets and options. Snakemake need not be installed."""
+    from benchmarks.methods.methods import Comparison
+
+    taken: dict[str, list[str]] = {'': []}
+    key = ''
+    for word in words:
+        if word.startswith('-'):
+            key = word
+            taken[key] = []
+        elif key in ('-n', '--keep-going', '--unlock', '--rerun-incomplete') or (
+            key not in ('--config', '--default-resources', '--resources') and taken[key]
+        ):
+            taken[''].append(word)
+        else:
+            taken[key].append(word)
+    for path in [*taken.get('-s', ['missing']), *taken.get('--workflow-profile', [])]:
+        if not (ROOT / path).exists():
+            raise ValueError(f'snakemake: {path} does not exist')
+    if unknown := [name for name in taken if name.startswith('--') and name not in FOREIGN_OPTIONS]:
+        raise ValueError(f'snakemake: {unknown[0]} is not among FOREIGN_OPTIONS of {__file__}')
+    pairs = (word.partition('=')[::2] for word in taken.get('--config', []))
+    given = {key: int(value) if value.isdigit() else _stand_in(value, sandbox) for key, value in pairs}
+    comparison = Comparison(given)
+    if unknown := [name for name in taken[''] if name not in comparison.tables]:
+        raise ValueError(f'the workflow has no table {unknown[0]!r}; it has {", ".join(comparison.tables)}')
 
 
 def _pins(name: str) -> set[str]:
@@ -412,6 +474,8 @@ def check_command(words: Sequence[str], sandbox: Path) -> None:
     if first == 'python':
         if rest[:1] == ['-c']:
             compile(rest[1], 'python -c', 'exec')
+        elif rest[:1] == ['-m'] and rest[1] in INSTRUMENTS:
+            check_tool(INSTRUMENTS[rest[1]], rest[2:], sandbox)
         elif rest[:1] == ['-m']:
             if find_spec(rest[1]) is None:
                 raise ValueError(f'python -m {rest[1]}: no such module')
@@ -421,6 +485,8 @@ def check_command(words: Sequence[str], sandbox: Path) -> None:
             raise ValueError(f'{" ".join(command)}: only files under tools/ and demo/ are known')
     elif first == 'make':
         _check_make([*(f'{name}={value}' for name, value in environment.items()), *rest], sandbox)
+    elif first == 'snakemake':
+        _check_snakemake(rest, sandbox)
     elif first == 'pip':
         _check_pip(rest)
     elif first.startswith('tools/'):

@@ -139,7 +139,7 @@ def test_commands_are_found_at_all():
     found = [
         words[1] for page in DOCUMENTED for words in commands_of(page) if words[:1] == ['python'] and len(words) > 1
     ]
-    assert {'tools/train.py', 'tools/test.py', 'tools/compare_methods.py', 'demo/image_demo.py'} <= set(found)
+    assert {'tools/train.py', 'tools/test.py', 'tools/add_task.py', 'demo/image_demo.py'} <= set(found)
     assert len(found) > 50
 
 
@@ -193,10 +193,14 @@ def test_good_links_pass():
         ('python -m no_such_module_anywhere', 'no such module'),
         ('python -c "import"', 'invalid syntax'),
         ('python tools/train.py UNHEARD', 'unknown placeholder UNHEARD'),
-        ('python tools/compare_methods.py --out DIR --methods vmt', "unknown ['vmt']"),
-        ('python tools/compare_methods.py --out DIR --preset pascal', 'needs --data-root'),
-        ('python tools/analysis/benchmark.py everything', 'invalid choice'),
-        ('python tools/analysis/benchmark.py all --json no/such/folder/a.json', 'create it first'),
+        ('snakemake -s benchmarks/methods/Snakefile --config methods=vmt', "unknown method 'vmt'"),
+        ('snakemake -s benchmarks/methods/Snakefile --config preset=pascal', 'needs data_root'),
+        ('snakemake -s benchmarks/methods/Snakefile --cores 2 sweep', "has no table 'sweep'"),
+        ('snakemake -s Snakefile', 'Snakefile does not exist'),
+        ("make benchmark-methods METHODS_ARGS='--config seed=1'", "unknown option 'seed'"),
+        ("make benchmark-speed SPEED_ARGS='everything'", 'invalid choice'),
+        ('python -m benchmarks.speed everything', 'invalid choice'),
+        ('python -m benchmarks.speed all --json no/such/folder/a.json', 'create it first'),
         ('python tools/train.py CONFIG --cfg-options model.backbone.plugin=1', "model.backbone takes no 'plugin'"),
         ('python tools/train.py CONFIG --cfg-options param_scheduler.7.end=1', 'param_scheduler is a list of 2'),
         ('python tools/train.py CONFIG --cfg-options load_from.x=1', 'load_from is None'),

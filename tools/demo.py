@@ -1,15 +1,18 @@
 """From nothing to four dense tasks on this machine: render data, pretrain a small Swin, train VMT-Adapter on the frozen
 encoder, train decoders only beside it, test both, and show what came out.
 
-Every stage is one of the commands that a user would type; finished stages are kept, so an interrupted demo goes on."""
+Every step is a command that a user would type. One whose output is there is skipped, so an interrupted demo goes on."""
 
 import argparse
 import json
+import os
 import shlex
+import shutil
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,19 +23,10 @@ from mmengine.fileio import dump, load
 from rich.console import Console
 from rich.table import Table
 
-from mmvmt.apis import (
-    Stage,
-    Stages,
-    ValidationSamples,
-    count_command,
-    fingerprint,
-    main_figures,
-    schedule_options,
-    score_constant_predictor,
-    write_encoder,
-)
 from mmvmt.engine.provenance import run_record
-from mmvmt.evaluation.evaluator import delta_m
+from mmvmt.engine.run_config import schedule_options, set_data_root
+from mmvmt.evaluation import delta_m, main_figures
+from mmvmt.evaluation.constant_predictor import ValidationSamples
 from mmvmt.structures import TASKS, NormalsAxes
 from mmvmt.visualization import draw_multi_task
 
@@ -67,15 +61,18 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def count_parameters(config: str) -> dict[str, float]:
-    """Parameter counts of a config, from the tool that prints them."""
-    command = [sys.executable, *count_command(config)]
-    output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    return json.loads(output.splitlines()[-1])
+def start(arguments: Sequence[str], log: Path, threads: int) -> subprocess.Popen:
+    """Start ``python ARGUMENTS`` in the project's folder, its output in a file."""
+    python_path = os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')])
+    environment = dict(os.environ, PYTHONPATH=python_path, OMP_NUM_THREADS=str(threads))
+    with log.open('w', encoding='utf-8') as output:
+        return subprocess.Popen(
+            [sys.executable, *arguments], cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT
+        )
 
 
 class Demo:
-    """The stages and their results.
+    """The commands and their results.
 
     Args:
         args: Command-line arguments.
@@ -86,25 +83,84 @@ class Demo:
         self.args = args
         self.out = Path(args.out).resolve()
         self.console = console
-        self.stages = Stages(self.out, console, ROOT)
         self.scenes, self.objects = self.out / 'scenes', self.out / 'objects'
         self.encoder = self.out / 'encoder.pth'
+        self.ran: set[str] = set()
+        (self.out / 'commands').mkdir(parents=True, exist_ok=True)
 
-    def prepare(self) -> None:
-        """Render the data and pretrain the encoder."""
+    def run(self, commands: dict[str, tuple[str, list]], after: Sequence[str] = ()) -> list[float]:
+        """Run commands side by side, the cores shared evenly among them.
+
+        Args:
+            commands: ``{name: (title, arguments)}``. One that ended well before, with these arguments, is skipped.
+            after: Names of commands whose output they read: where one of these ran anew, so do they.
+
+        Returns:
+            Seconds of each.
+
+        Raises:
+            SystemExit: A command failed; its last lines are shown.
+        """
+        folder = self.out / 'commands'
+        lines = {name: shlex.join(['python', *map(str, arguments)]) for name, (_, arguments) in commands.items()}
+        records = {name: folder / f'{name}.json' for name in commands}
+        waiting = []
+        for name, (title, _) in commands.items():
+            known = load(records[name]) if records[name].is_file() else {}
+            if known.get('command') == lines[name] and not self.ran.intersection(after):
+                self.console.print(f'[green]done before[/] {title}: {known["seconds"]:.0f} s')
+            else:
+                waiting.append(name)
+        threads = max(1, int(os.environ.get('OMP_NUM_THREADS', os.cpu_count() or 1)) // max(1, len(waiting)))
+        running, begin = {}, time.monotonic()
+        for name in waiting:
+            self.console.print(f'[dim]$ {lines[name]}[/]', highlight=False, soft_wrap=True)
+            records[name].unlink(missing_ok=True)
+            running[name] = start([str(word) for word in commands[name][1]], folder / f'{name}.log', threads)
+        try:
+            while running:
+                for name in [name for name, process in running.items() if process.poll() is not None]:
+                    if code := running.pop(name).returncode:
+                        log = folder / f'{name}.log'
+                        tail = log.read_text(encoding='utf-8', errors='replace').splitlines()[-15:]
+                        self.console.print('\n'.join(tail), markup=False, highlight=False)
+                        raise SystemExit(f'{commands[name][0]} failed with exit code {code}; the whole log is in {log}')
+                    dump(dict(command=lines[name], seconds=time.monotonic() - begin), records[name])
+                    self.ran.add(name)
+                time.sleep(0.1)
+        finally:
+            for process in running.values():
+                process.terminate()
+        return [load(record)['seconds'] for record in records.values()]
+
+    def prepare(self) -> dict[str, float]:
+        """Render the data, pretrain the encoder; returns the figures of the constant predictor."""
         args = self.args
-        # A stage that is done is not run again: whatever else lies there is of other arguments or incomplete.
+        # A command that is done is not run again: whatever else lies there is of other arguments or incomplete.
         render = ['tools/dataset/make_synthetic.py', '--overwrite']
-        scenes = [str(self.scenes), '--train', str(args.train), '--val', str(args.val), '--size', '128', '--seed', '0']
-        self.stages.run(Stage('scenes', 'Rendering scenes', [*render, *scenes]))
-        objects = [str(self.objects), '--classification', str(args.objects), '--size', '80', '--seed', '1']
-        self.stages.run(Stage('objects', 'Rendering single objects', [*render, *objects]))
+        scenes = [*render, self.scenes, '--train', args.train, '--val', args.val, '--size', 128, '--seed', 0]
+        self.run({'scenes': ('Rendering scenes', scenes)})
+        objects = [*render, self.objects, '--classification', args.objects, '--size', 80, '--seed', 1]
+        self.run({'objects': ('Rendering single objects', objects)})
         work_dir = self.out / 'pretrain'
-        arguments = ['tools/train.py', PRETRAIN, '--data-root', str(self.objects), '--work-dir', str(work_dir)]
-        options = ['--cfg-options', 'randomness.seed=0', *schedule_options(args.pretrain_iters)]
-        inputs = fingerprint(ROOT / PRETRAIN, self.objects / 'synthetic.json')
-        self.stages.run(Stage('pretrain', 'Pretraining a small Swin', [*arguments, *options], inputs))
-        write_encoder(work_dir, self.encoder)
+        pretrain = ['tools/train.py', PRETRAIN, '--data-root', self.objects, '--work-dir', work_dir]
+        pretrain += ['--cfg-options', 'randomness.seed=0', *self.schedule(args.pretrain_iters)]
+        self.run({'pretrain': ('Pretraining a small Swin', pretrain)}, after=['objects'])
+        shutil.copy((work_dir / 'last_checkpoint').read_text().strip(), self.encoder)
+        floor = self.out / 'constant_predictor.json'
+        score = ['tools/analysis/constant_predictor.py', METHODS['VMT-Adapter'], '--data-root', self.scenes]
+        self.run({'constant': ('Scoring the constant predictor', [*score, '--out', floor])}, after=['scenes'])
+        return main_figures(load(floor)['metrics'])
+
+    def schedule(self, iters: int | None) -> list[str]:
+        """Config options for another length of training; none for the config's own length."""
+        return schedule_options(iters) if iters else []
+
+    def count_parameters(self, config: str) -> dict[str, float]:
+        """Parameter counts of a config, from the tool that prints them."""
+        name = f'count_{Path(config).stem}'
+        self.run({name: (f'Counting {config}', ['tools/analysis/count_params.py', config, '--json'])})
+        return json.loads((self.out / 'commands' / f'{name}.log').read_text(encoding='utf-8').splitlines()[-1])
 
     def train_and_test(self, rates: dict[str, float | None], seed: int, iters: int | None) -> dict[str, dict]:
         """Train all methods side by side, then test them.
@@ -118,42 +174,33 @@ class Demo:
             For each method ``metrics``, ``seconds`` of training, ``seed``, ``learning_rate`` and the folder of
             ``predictions`` inside the demo's.
         """
-        trainings, work_dirs = [], {}
+        trainings, tests, work_dirs = {}, {}, {}
         for method, rate in rates.items():
             config = METHODS[method]
             name = f'{Path(config).stem}_seed{seed}' + (f'_lr{rate:g}' if rate else '') + (f'_{iters}' if iters else '')
-            work_dirs[method] = self.out / name
+            title = f'{method}, seed {seed}' + (f', learning rate {rate:g}' if rate else '')
+            work_dirs[method] = work_dir = self.out / name
+            folders = ['--data-root', self.scenes, '--work-dir', work_dir]
             options = [f'randomness.seed={seed}', f'model.backbone.init_cfg.checkpoint={self.encoder}']
             options += [f'optim_wrapper.optimizer.lr={rate}'] if rate else []
-            options += [*schedule_options(iters), 'val_cfg=None', 'val_dataloader=None', 'val_evaluator=None']
-            arguments = ['tools/train.py', config, *self._folders(work_dirs[method]), '--cfg-options', *options]
-            title = f'{method}, seed {seed}' + (f', learning rate {rate:g}' if rate else '')
-            inputs = fingerprint(ROOT / config, self.encoder, self.scenes / 'synthetic.json')
-            trainings.append(Stage(f'{name}_train', f'Training {title}', arguments, inputs))
-        seconds = dict(zip(rates, self.stages.run(*trainings)))
-
-        tests = []
-        for method, training in zip(rates, trainings):
-            work_dir = work_dirs[method]
-            checkpoint = (work_dir / 'last_checkpoint').read_text().strip()
-            arguments = ['tools/test.py', METHODS[method], checkpoint, *self._folders(work_dir)]
-            arguments += ['--out', str(work_dir / 'results')]
-            name, title = training.name.replace('_train', '_test'), training.title.replace('Training', 'Testing')
-            tests.append(Stage(name, title, arguments, training.inputs))
-        self.stages.run(*tests)
+            options += [*self.schedule(iters), 'val_cfg=None', 'val_dataloader=None', 'val_evaluator=None']
+            train = ['tools/train.py', config, *folders, '--cfg-options', *options]
+            trainings[f'{name}_train'] = f'Training {title}', train
+            length = iters or Config.fromfile(ROOT / config).train_cfg.max_iters
+            test = ['tools/test.py', config, work_dir / f'iter_{length}.pth', *folders, '--out', work_dir / 'results']
+            tests[f'{name}_test'] = f'Testing {title}', test
+        seconds = self.run(trainings, after=['scenes', 'pretrain'])
+        self.run(tests, after=[*trainings, 'scenes'])
         return {
             method: dict(
                 seed=seed,
                 learning_rate=rate,
-                seconds=seconds[method],
+                seconds=taken,
                 metrics=load(work_dirs[method] / 'results' / 'metrics.json')['metrics'],
                 predictions=str((work_dirs[method] / 'results').relative_to(self.out)),
             )
-            for method, rate in rates.items()
+            for (method, rate), taken in zip(rates.items(), seconds)
         }
-
-    def _folders(self, work_dir: Path) -> list[str]:
-        return ['--data-root', str(self.scenes), '--work-dir', str(work_dir)]
 
     def sweep(self, constant: dict[str, float]) -> tuple[dict[str, float | None], list[dict[str, dict]]]:
         """The learning rate of each method with the best Delta_m against the constant predictor.
@@ -218,9 +265,9 @@ def header(tasks: list[str]) -> list[str]:
 
 def draw(demo: Demo, runs: dict[str, list[dict]]) -> Path:
     """One picture: some validation images, truth, and the predictions of both methods."""
-    samples = [
-        s for s in ValidationSamples(ROOT / METHODS['VMT-Adapter'], demo.scenes) if (s.gt.human_parts != 255).any()
-    ]
+    cfg = Config.fromfile(ROOT / METHODS['VMT-Adapter'])
+    set_data_root(cfg, str(demo.scenes))
+    samples = [s for s in ValidationSamples(cfg) if (s.gt.human_parts != 255).any()]
     sections = []
     for sample in samples[:: max(1, len(samples) // SHOWN)][:SHOWN]:
         image = cv2.cvtColor(cv2.imread(sample.img_path), cv2.COLOR_BGR2RGB)
@@ -269,7 +316,7 @@ def next_commands(demo: Demo, runs: dict[str, list[dict]]) -> dict[str, str]:
     encoder, usual = near(demo.encoder), Config.fromfile(ROOT / config).model.backbone.init_cfg.checkpoint
     is_usual = encoder == usual
     own_encoder = [] if is_usual else ['--cfg-options', f'model.backbone.init_cfg.checkpoint={encoder}']
-    schedule = schedule_options(demo.args.iters)
+    schedule = demo.schedule(demo.args.iters)
 
     adapter, depth = near(work_dir / 'adapter.safetensors'), near(demo.out / 'depth')
     maps = ['demo/image_demo.py', image, config, checkpoint, '--out', near(demo.out / 'image_demo')]
@@ -295,14 +342,13 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     # A table that is piped into a file needs more than the 80 columns that rich assumes.
     console = Console() if sys.stdout.isatty() else Console(width=150)
-    start = time.monotonic()
+    begin = time.monotonic()
     demo = Demo(args, console)
-    demo.prepare()
-    constant = main_figures(score_constant_predictor(ROOT / METHODS['VMT-Adapter'], demo.scenes))
+    constant = demo.prepare()
     rates, sweep = demo.sweep(constant)
     by_seed = [demo.train_and_test(rates, seed, args.iters) for seed in range(args.seeds)]
     runs = {method: [run[method] for run in by_seed] for method in METHODS}
-    parameters = {method: count_parameters(config) for method, config in METHODS.items()}
+    parameters = {method: demo.count_parameters(config) for method, config in METHODS.items()}
     rows = summarise(runs, constant, parameters)
     picture = draw(demo, runs)
 
@@ -321,7 +367,7 @@ def main(argv: list[str] | None = None) -> int:
     dump(record, demo.out / 'results.json', indent=2)
     console.print(
         f'Delta_m is the mean relative change against decoders only, over the four tasks. '
-        f'Everything took {time.monotonic() - start:.0f} s.'
+        f'Everything took {time.monotonic() - begin:.0f} s.'
     )
     console.print(
         f'table    {demo.out / "results.md"}\nrecord   {demo.out / "results.json"}\npicture  {picture}', soft_wrap=True

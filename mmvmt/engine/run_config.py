@@ -121,6 +121,18 @@ def load_run_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
+def schedule_options(iters: int, warm_up: float = 0.1) -> list[str]:
+    """What ``--cfg-options`` takes to train a config of ours for another number of iterations.
+
+    Args:
+        iters: Iterations; validation comes after the last one.
+        warm_up: Share of them in which the learning rate rises.
+    """
+    end = max(1, round(iters * warm_up))
+    length = [f'train_cfg.max_iters={iters}', f'train_cfg.val_interval={iters}', f'param_scheduler.1.end={iters}']
+    return [*length, f'param_scheduler.0.end={end}', f'param_scheduler.1.begin={end}']
+
+
 def dataset_cfgs(
     cfg: Config, dataloaders: tuple[str, ...] = _DATALOADERS, key: str = 'data_root'
 ) -> Iterator[dict[str, Any]]:

@@ -1,4 +1,4 @@
-from .evaluator import MultiTaskEvaluator, delta_m, relative_changes
+from .evaluator import MultiTaskEvaluator, delta_m, main_figures, relative_changes
 from .metrics import DepthMetric, EdgePictures, IoUMetric, NormalsMetric, RunningMetric, SaliencyMetric
 
 __all__ = [
@@ -10,5 +10,6 @@ __all__ = [
     'RunningMetric',
     'SaliencyMetric',
     'delta_m',
+    'main_figures',
     'relative_changes',
 ]

@@ -6,9 +6,12 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
 from mmengine.structures import PixelData
 from torch import Tensor
 
+from mmvmt.registry import DATASETS, EVALUATOR
 from mmvmt.structures import TASKS, MultiTaskDataSample
 
 
@@ -57,6 +60,36 @@ def constant_predictions(samples: Sequence[MultiTaskDataSample]) -> Iterator[Mul
         maps = {task: value.expand(-1, *sample.gt.shape).contiguous() for task, value in constants.items()}
         twin.pred = PixelData(**maps)
         yield twin
+
+
+class ValidationSamples(Sequence):
+    """The validation set of a config as packed samples, each read when it is asked for.
+
+    Args:
+        cfg: The config.
+    """
+
+    def __init__(self, cfg: Config) -> None:
+        init_default_scope('mmvmt')
+        self._dataset = DATASETS.build(cfg.val_dataloader.dataset)
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, index: int) -> MultiTaskDataSample:
+        if not 0 <= index < len(self):
+            raise IndexError(f'sample {index} of {len(self)}')
+        return self._dataset[index]['data_samples']
+
+
+def score_constant_predictor(cfg: Config) -> dict[str, float]:
+    """Metrics of the best constant prediction per task on the validation set of a config, by its evaluator."""
+    samples = ValidationSamples(cfg)
+    evaluator = EVALUATOR.build(cfg.val_evaluator)
+    evaluator.dataset_meta = {}
+    for sample in constant_predictions(samples):
+        evaluator.process([sample])
+    return evaluator.evaluate(len(samples))
 
 
 class _Labels:

@@ -224,6 +224,16 @@ def relative_changes(results: Mapping[str, float], references: Mapping[str, floa
     return changes
 
 
+def main_figures(metrics: Mapping[str, float]) -> dict[str, float]:
+    """``{task: main figure}`` of what an evaluator returns.
+
+    Args:
+        metrics: ``{'semseg/mIoU': 68.0, ...}``; tasks without their main figure are left out.
+    """
+    keys = {name: f'{name}/{task.main_metric}' for name, task in TASKS.items()}
+    return {name: metrics[key] for name, key in keys.items() if key in metrics}
+
+
 def delta_m(results: Mapping[str, float], references: Mapping[str, float]) -> float:
     """Delta_m: the mean over tasks of :func:`relative_changes`, in percent.
 

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 from mmengine.config import Config
@@ -9,6 +11,7 @@ from mmvmt.engine.run_config import (
     dataset_cfgs,
     name_types,
     read_config,
+    schedule_options,
     set_amp,
     set_data_root,
     set_launcher,
@@ -220,3 +223,10 @@ def test_augmentation_replaces_model_and_pipelines(model, tta_model, merged_by):
 def test_augmentation_needs_a_pipeline():
     with pytest.raises(ValueError, match='--tta needs a tta_pipeline in the config'):
         set_tta(config(model=dict(type='mmvmt.MultiTaskEncoderDecoder')))
+
+
+def test_another_length_fits_the_configs():
+    cfg = Config.fromfile(Path(__file__).parents[2] / 'configs/vmt/swin_nano_synthetic.py')
+    cfg.merge_from_dict({key: int(value) for key, value in (o.split('=') for o in schedule_options(40, 0.25))})
+    assert (cfg.train_cfg.max_iters, cfg.train_cfg.val_interval) == (40, 40)
+    assert [(s.begin, s.end) for s in cfg.param_scheduler] == [(0, 10), (10, 40)]

@@ -1,8 +1,14 @@
+import json
+
+import commands
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.structures import PixelData
 
-from mmvmt.evaluation.constant_predictor import best_constant, constant_predictions
+from mmvmt.engine.run_config import set_data_root
+from mmvmt.evaluation import main_figures
+from mmvmt.evaluation.constant_predictor import ValidationSamples, best_constant, constant_predictions
 from mmvmt.structures import MultiTaskDataSample
 
 
@@ -37,3 +43,21 @@ def test_predictions_are_constant_and_leave_the_samples_alone():
     for sample, twin in zip(samples, constant_predictions(samples)):
         assert torch.equal(twin.pred.semseg, torch.zeros(1, 2, 3, dtype=torch.uint8))
         assert 'pred' not in sample
+
+
+def test_the_tool_scores_a_validation_set(scenes, tmp_path):
+    config, out = 'configs/vmt/swin_nano_synthetic.py', tmp_path / 'floor.json'
+    commands.run('tools/analysis/constant_predictor.py', config, '--data-root', scenes, '--out', out)
+    record = json.loads(out.read_text())
+    figures = main_figures(record['metrics'])
+    assert set(figures) == {'semseg', 'human_parts', 'saliency', 'normals'}
+    cfg = Config.fromfile(commands.ROOT / config)
+    set_data_root(cfg, str(scenes))
+    samples = ValidationSamples(cfg)
+    assert len(samples) == len(list(samples)) == 5
+    # Saliency is 1 everywhere: the score is the mean share of salient pixels, in percent.
+    known = [sample.gt.saliency[sample.gt.saliency != 255] for sample in samples]
+    assert figures['saliency'] == pytest.approx(100 * sum(float((k == 1).float().mean()) for k in known) / 5, abs=1e-3)
+    failed = commands.run('tools/analysis/constant_predictor.py', config, '--data-root', tmp_path / 'no', check=False)
+    assert failed.returncode == 2
+    assert 'Cannot score yet' in failed.stderr

@@ -16,7 +16,7 @@ from mmengine.runner import Runner
 from mmengine.structures import PixelData
 from torch.utils.data import Dataset
 
-from mmvmt.evaluation import IoUMetric, MultiTaskEvaluator, NormalsMetric, delta_m, relative_changes
+from mmvmt.evaluation import IoUMetric, MultiTaskEvaluator, NormalsMetric, delta_m, main_figures, relative_changes
 from mmvmt.evaluation.evaluator import load_references
 from mmvmt.structures import MultiTaskDataSample
 
@@ -397,3 +397,8 @@ def test_references_from_another_system(tmp_path, encoding):
     path = tmp_path / 'references.json'
     path.write_text(json.dumps(REFERENCES, indent=1), encoding, newline='\r\n')
     assert load_references(path, ['semseg', 'normals']) == {'semseg': 67.21, 'normals': 17.97}
+
+
+def test_main_figures_of_what_was_scored():
+    metrics = {'semseg/mIoU': 60.0, 'normals/mean': 17.0, 'normals/rmse': 25.0, 'saliency/maxF': 70.0, 'delta_m': 1.0}
+    assert main_figures(metrics) == dict(semseg=60.0, normals=17.0)

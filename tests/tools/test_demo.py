@@ -1,4 +1,3 @@
-import functools
 import importlib.util
 import json
 import shlex
@@ -9,7 +8,6 @@ import commands
 import cv2
 import pytest
 
-from mmvmt.apis import Stages
 from mmvmt.engine.adapter_file import read_adapter
 
 
@@ -29,7 +27,7 @@ def tool():
 
 
 def test_the_demo_goes_from_nothing_to_a_table_and_a_picture(tool, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(tool, 'Stages', functools.partial(Stages, launch=commands.Forked))
+    monkeypatch.setattr(tool, 'start', commands.Forked)
     arguments = ['--out', tmp_path, '--train', 12, '--val', 6, '--objects', 2, '--pretrain-iters', 2, '--iters', 2]
     arguments = [str(argument) for argument in arguments]
     assert tool.main(arguments) == 0
@@ -65,7 +63,7 @@ def test_the_demo_goes_from_nothing_to_a_table_and_a_picture(tool, tmp_path, mon
     assert 'usage:' in run_printed(page, '--help')
 
     assert tool.main(arguments) == 0
-    assert capsys.readouterr().out.count('done before') == 7
+    assert capsys.readouterr().out.count('done before') == 10
 
 
 def test_a_failing_stage_shows_its_log(tmp_path):

@@ -142,15 +142,15 @@ def method_block(methods: Iterable[str], page: Path) -> str:
         page: Page that they are for.
     """
     models, counted = config_models(), parameter_rows()
-    compared = load_tool('tools/compare_methods.py').METHODS
+    # It stands in benchmarks/, which is no part of the package.
+    comparison = load_tool('benchmarks/methods/methods.py')
     rows, lists, names = [], [], []
     for method in methods:
         for row in load_tool('tools/analysis/count_params.py').ROWS:
             if models[row.configs[0]]['method'] != method:
                 continue
             ours, reported, _, passes, _ = counted[row.method]
-            configs = {f'configs/{path}' for path in row.configs}
-            name = next((key for key, spec in compared.items() if set(spec.configs['pascal'].values()) == configs), '')
+            name = next((key for key in comparison.METHODS if comparison.pascal_configs(key) == set(row.configs)), '')
             names += [name] if name else []
             rows.append([row.method, f'`{method}`', ours, reported, passes, f'`{name}`' if name else ''])
         links = [
@@ -172,7 +172,7 @@ def method_block(methods: Iterable[str], page: Path) -> str:
         '',
         RESULT_NOTE,
         '',
-        f'    python tools/compare_methods.py --out DIR --methods {",".join(names)}',
+        '    snakemake -s benchmarks/methods/Snakefile --directory DIR --cores 2 --config methods=' + ','.join(names),
     ]
     return '\n'.join(lines)
 

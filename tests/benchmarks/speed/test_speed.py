@@ -1,6 +1,6 @@
 """The benchmark of speed, at the sizes of --quick and without a look at its figures."""
 
-import importlib.util
+import importlib
 import io
 import json
 import re
@@ -13,21 +13,18 @@ import pytest
 import torch
 from rich.console import Console
 
-from mmvmt.apis.measurement import Memory
-from mmvmt.apis.speed_cases import QUICK, Settings, prepare_vmt
-from mmvmt.apis.speed_report import KEYS, MARKS
+from benchmarks.speed.cases import QUICK, Settings, prepare_vmt
+from benchmarks.speed.measurement import Memory
+from benchmarks.speed.report import KEYS, MARKS
 from mmvmt.models import DeformableHead, MLPHead
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SETTINGS = Settings(**QUICK | dict(seconds=0.0, least=1, least_tasks=1))
 
 
-@pytest.fixture(scope='module')
+@pytest.fixture
 def tool():
-    spec = importlib.util.spec_from_file_location('benchmark', ROOT / 'tools' / 'analysis' / 'benchmark.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module('benchmarks.speed.__main__')
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +64,7 @@ def check(rows):
 
 
 def test_every_target_belongs_to_a_row_and_devices_have_their_own(tool):
-    source = (ROOT / 'tools' / 'analysis' / 'benchmark.py').read_text()
+    source = (ROOT / 'benchmarks' / 'speed' / '__main__.py').read_text()
     for key in tool.TARGETS:
         assert source.count(repr(key)) > 1, key
     gpu = replace(SETTINGS, device='cuda')
@@ -290,7 +287,6 @@ def test_the_tables_on_the_screen(tool):
 def test_the_page_has_its_marks_and_names_tests_that_exist(tool):
     text = tool.check_marks(ROOT / 'docs' / 'speed.md')
     assert all(mark in text for kind in ('targets', 'others') for mark in MARKS[kind])
-    assert all(mark in tool.check_marks(ROOT / 'README.md') for mark in MARKS['ratios'])
     assert all(f'| `{name}` |' in text for name in tool.SUBCOMMANDS)
     named = re.findall(r'`(tests/[\w/]+\.py)?(?:::(\w+))?`', text)
     file, seen = '', 0

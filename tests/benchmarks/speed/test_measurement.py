@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmvmt.apis import measurement
-from mmvmt.apis.measurement import (
+from benchmarks.speed import measurement
+from benchmarks.speed.measurement import (
     MIB,
     added_ratio,
     alternate,

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mmvmt.apis import speed_cases
-from mmvmt.apis.speed_cases import (
+from benchmarks.speed import cases as speed_cases
+from benchmarks.speed.cases import (
     ENCODER,
     FOUR_TASKS,
     QUICK,
@@ -39,7 +39,7 @@ from mmvmt.apis.speed_cases import (
 )
 from mmvmt.models.parameter_groups import count
 
-CONFIGS = Path(__file__).parents[2] / 'configs'
+CONFIGS = Path(__file__).parents[3] / 'configs'
 VMT = CONFIGS / 'vmt/swin_t_pascal.py'
 ADAPTER = CONFIGS / 'baselines/swin_t_adapter_pascal.py'
 SETTINGS = Settings(**QUICK)

@@ -23,7 +23,7 @@ from mmvmt.compat import profile
 
 MIB = 2**20
 
-_PRELOADED = ['mmvmt.apis.speed_cases']
+_PRELOADED = ['benchmarks.speed.cases']
 _RESET_PEAK = '5'
 
 

@@ -19,9 +19,8 @@ KEYS = ('name', 'ratio', 'target', 'met', 'ours', 'theirs', 'unit', 'note')
 MARKS = {
     'targets': ('<!-- speed:begin -->', '<!-- speed:end -->'),
     'others': ('<!-- speed-others:begin -->', '<!-- speed-others:end -->'),
-    'ratios': ('<!-- speed-ratios:begin -->', '<!-- speed-ratios:end -->'),
 }
-"""Lines of a Markdown file between which rows stand: with a target, without one, with a target and without notes."""
+"""Lines of a Markdown file between which rows stand: those with a target, and those without."""
 
 _COLOURS = ('#d62728', '#ff9896', '#7f7f7f', '#1f77b4', '#2ca02c', '#9467bd')
 
@@ -125,23 +124,17 @@ def cells(row: Mapping[str, Any]) -> list[str]:
 HEADER = ('what', 'ours', 'against', 'ratio (quartiles)', 'target', 'met', 'note')
 
 
-def markdown(rows: Sequence[Mapping[str, Any]], notes: bool = True) -> str:
-    """Rows as a Markdown table, with the device of each where they come from several, and the machines below.
-
-    Args:
-        rows: The rows.
-        notes: Whether the table has their notes.
-    """
+def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as a Markdown table, with the device of each where they come from several, and the machines below."""
     devices = list(dict.fromkeys(row['device'] for row in rows))
     several = len(devices) > 1
-    width = len(HEADER) if notes else len(HEADER) - 1
-    lines = [['device', *HEADER[:width]] if several else list(HEADER[:width])]
+    lines = [['device', *HEADER] if several else list(HEADER)]
     for row in rows:
-        line = [text.replace('|', '\\|') for text in cells(row)[:width]]
+        line = [text.replace('|', '\\|') for text in cells(row)]
         lines.append([row['device'], *line] if several else line)
     table = ['| ' + ' | '.join(line) + ' |' for line in lines]
     aligned = '|---|---|' if several else '|---|'
-    table.insert(1, aligned + '---:|' * 4 + '---|' * (width - 5))
+    table.insert(1, aligned + '---:|' * 4 + '---|---|')
     machines = dict.fromkeys(_machine(row['run']) for row in rows)
     return '\n'.join(table) + ''.join(f'\n\n{machine}' for machine in machines)
 
@@ -152,7 +145,7 @@ def _machine(run: Mapping[str, Any]) -> str:
     flags = ', '.join(run['cpu_flags']) or 'no vector instructions named'
     gpu = '' if run['device'] == 'cpu' else f'{hardware["gpus"][0]}; '
     quick = ' Sizes were shrunk by `--quick`: these figures show only that everything runs.' if run['quick'] else ''
-    return f'Measured by `{run["command"]}` on {gpu}{processor} ({flags}), torch {versions["torch"]}.{quick}'
+    return f'Measured on {gpu}{processor} ({flags}), torch {versions["torch"]}.{quick}'
 
 
 def insert_tables(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -168,7 +161,7 @@ def insert_tables(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
             continue
         before, rest = text.split(begin, 1)
         after = rest.split(end, 1)[1]
-        table = markdown(chosen, notes=kind != 'ratios') if chosen else 'Not measured.'
+        table = markdown(chosen) if chosen else 'Not measured.'
         text = f'{before}{begin}\n{table}\n{end}{after}'
     write_atomically(str(path), text.encode())
 

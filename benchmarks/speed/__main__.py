@@ -25,19 +25,12 @@ from rich.table import Table
 from scipy.io import loadmat
 from torch import Tensor, nn
 
-from mmvmt.apis.measurement import (
-    Memory,
-    added_ratio,
-    alternate,
-    cpu_flags,
-    in_fresh_process,
-    largest_operations,
-    operation_times,
-    peak_memory,
-    ratio_of,
-    synchronizer,
-)
-from mmvmt.apis.speed_cases import (
+from mmvmt.compat import RECORDS_GRAPHS
+from mmvmt.engine.provenance import run_record
+from mmvmt.registry import DATASETS, MODELS
+from mmvmt.synthetic import write_pascal_mt
+
+from .cases import (
     ENCODER,
     FIFTH_TASK,
     FOUR_TASKS,
@@ -69,7 +62,19 @@ from mmvmt.apis.speed_cases import (
     whole_step,
     widths,
 )
-from mmvmt.apis.speed_report import (
+from .measurement import (
+    Memory,
+    added_ratio,
+    alternate,
+    cpu_flags,
+    in_fresh_process,
+    largest_operations,
+    operation_times,
+    peak_memory,
+    ratio_of,
+    synchronizer,
+)
+from .report import (
     HEADER,
     cells,
     check_marks,
@@ -80,10 +85,6 @@ from mmvmt.apis.speed_report import (
     time_row,
     write_rows,
 )
-from mmvmt.compat import RECORDS_GRAPHS
-from mmvmt.engine.provenance import run_record
-from mmvmt.registry import DATASETS, MODELS
-from mmvmt.synthetic import write_pascal_mt
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 VMT = CONFIGS / 'vmt/swin_t_pascal.py'

@@ -1,0 +1,1 @@
+"""Instruments and their results side by side; no part of the package."""

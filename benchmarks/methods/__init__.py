@@ -1,0 +1,1 @@
+"""The comparison of all methods: a Snakemake workflow."""

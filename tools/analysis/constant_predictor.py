@@ -6,8 +6,9 @@ import sys
 from mmengine.fileio import dump
 
 import mmvmt  # noqa: F401  makes the scope known before the config is read
+from mmvmt.engine.inputs import missing_inputs
 from mmvmt.engine.provenance import run_record
-from mmvmt.engine.run_config import add_run_arguments, load_run_config, missing_inputs
+from mmvmt.engine.run_config import add_run_arguments, load_run_config
 from mmvmt.evaluation.constant_predictor import score_constant_predictor
 
 

@@ -6,7 +6,7 @@ from tiny import FOUR_TASKS, batch, losses_of, tiny_model
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmvmt.apis.measurement import peak_of_tensors
+from benchmarks.speed.measurement import peak_of_tensors
 from mmvmt.models.gradients_at_once import loss_with_gradients
 
 

@@ -19,6 +19,7 @@ from mmvmt.engine.run_config import (
     set_test_outputs,
     set_tta,
 )
+from mmvmt.evaluation import MultiTaskEvaluator
 from mmvmt.models.identity import ENCODER_REMEDY, load_pretrained
 from mmvmt.structures import warn_of_other_axes
 
@@ -75,6 +76,10 @@ def main(argv: list[str] | None = None) -> int:
             checkpoint=args.checkpoint,
             metrics={key: float(value) for key, value in metrics.items()},
         )
+        evaluator = runner.test_loop.evaluator
+        if isinstance(evaluator, MultiTaskEvaluator):
+            # Figures that serve as references of Delta_m carry the protocol that they were measured under.
+            record['protocol'] = evaluator.protocol_record()
         dump(record, osp.join(args.out, 'metrics.json'), indent=2)
     finish_distributed()
     return 0

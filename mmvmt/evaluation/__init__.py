@@ -1,5 +1,6 @@
-from .evaluator import MultiTaskEvaluator, delta_m, main_figures, relative_changes
+from .evaluator import MultiTaskEvaluator
 from .metrics import DepthMetric, EdgePictures, IoUMetric, NormalsMetric, RunningMetric, SaliencyMetric
+from .references import delta_m, main_figures, relative_changes
 
 __all__ = [
     'DepthMetric',

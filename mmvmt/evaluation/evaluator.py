@@ -8,22 +8,26 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmengine.dist import is_main_process
+from mmengine.dist import all_gather_object, is_main_process
 from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.logging import print_log
 from mmengine.structures import BaseDataElement
 
 from mmvmt.registry import EVALUATOR
-from mmvmt.structures import TASKS, check_tasks, read_json
+from mmvmt.structures import TASKS, check_tasks
 
 from .metrics import IoUMetric, RunningMetric
 from .metrics.base import image_name
+from .references import delta_m, describe, differs, load_references, reference_protocols, relative_changes
 
 PROTOCOLS = {
     # name: meta key of the size that prediction and truth must have, test_cfg.resolution, place of the annotations
     'mti': ('ori_shape', 'original', 'after'),
     'mtlora': ('img_shape', 'input', 'before'),
 }
+
+TRUTHS = ('aligned', 'published')
+"""How protocol ``'mtlora'`` has its label maps resized."""
 
 TABLE_WIDTH = 110
 
@@ -35,11 +39,13 @@ class MultiTaskEvaluator(Evaluator):
     The protocol says at which resolution prediction and truth are compared, and every sample is checked for it:
 
     - ``'mti'``: at the original size of the image;
-    - ``'mtlora'``: at the input size of the network.
+    - ``'mtlora'``: at the input size of the network, where the truth is resized on the grid of the image
+      (``'aligned'``) or as published figures have it (``'published'``), by
+      :class:`~mmvmt.datasets.transforms.MultiTaskResize`.
 
-    With ``references`` the results also hold ``delta/<task>``, the signed relative change of the task's main figure
-    against a single-task model in percent, and ``delta_m``, their mean: positive is better. A task without a main
-    figure (edge) is left out.
+    With ``references`` of the same protocol the results also hold ``delta/<task>``, the signed relative change of the
+    task's main figure against a single-task model in percent, and ``delta_m``, their mean: positive is better. A task
+    without a main figure (edge) is left out.
 
     Args:
         metrics: ``{task: config of its metric}``, or one metric or a list of metrics, each a config or built.
@@ -47,10 +53,14 @@ class MultiTaskEvaluator(Evaluator):
         references: The main figure of the single-task model of each task, such as
             ``dict(semseg=67.21, normals=17.97)``, or the path of a JSON file with such a dictionary or with
             ``{'metrics': {'semseg/mIoU': 67.21, ...}}``.
+        truth: ``'aligned'`` or ``'published'``: the truth of protocol ``'mtlora'``.
+        references_protocol: What the figures in ``references`` were measured under, such as
+            ``dict(protocol='mtlora', truth='published', size=(448, 448))``; None: the same as here. A results file says
+            it itself. Under another protocol than this one there is no Delta_m, and the log says how to get one.
 
     Raises:
-        ValueError: The protocol or a task is unknown, two metrics have the same type and prefix, or the references
-            lack a task or hold a value that is no positive number.
+        ValueError: The protocol, the truth or a task is unknown, two metrics have the same type and prefix, or the
+            references lack a task or hold a value that is no positive number.
         FileNotFoundError: The file of references does not exist.
 
     Examples:
@@ -68,13 +78,19 @@ class MultiTaskEvaluator(Evaluator):
         metrics: Mapping | BaseMetric | Sequence,
         protocol: str = 'mti',
         references: Mapping[str, float] | str | Path | None = None,
+        truth: str = 'aligned',
+        references_protocol: Mapping[str, Any] | None = None,
     ) -> None:
-        if protocol not in PROTOCOLS:
-            raise ValueError(f'unknown protocol {protocol!r}; known protocols are {", ".join(PROTOCOLS)}')
+        _check_protocol(protocol, truth)
+        if references_protocol is not None:
+            _check_references_protocol(references_protocol)
         if isinstance(metrics, Mapping) and 'type' not in metrics:
             metrics = _name_tasks(metrics)
         super().__init__(metrics)
         self.protocol = protocol
+        self.truth = truth
+        self._sizes: set[tuple[int, int]] = set()
+        self._seen_sizes: set[tuple[int, int]] = set()
         self._check_prefixes()
 
         tasks = {metric.prefix for metric in self.metrics if metric.prefix in TASKS}
@@ -82,6 +98,7 @@ class MultiTaskEvaluator(Evaluator):
         self.references: dict[str, float] | None = None
         if references is not None:
             self.references = load_references(references, self.compared_tasks)
+            self.reference_protocols = reference_protocols(references, self.compared_tasks, references_protocol)
 
     def process(self, data_samples: Sequence[BaseDataElement | dict], data_batch: Any = None) -> None:
         """Check the protocol and hand a batch to every metric.
@@ -112,13 +129,14 @@ class MultiTaskEvaluator(Evaluator):
             KeyError: The main figure of a task is not among the results.
         """
         results = super().evaluate(size)
+        self._meet_sizes()
         unscored = [task for task in self.compared_tasks if not math.isfinite(results.get(_main_key(task), 0.0))]
         if unscored:
             raise ValueError(
                 f'no result for task {", ".join(unscored)}: its metric gives no number. Check its label files, or take '
                 'the task out of the evaluator'
             )
-        if self.references is not None and self.compared_tasks:
+        if self.references is not None and self.compared_tasks and not self._foreign_references():
             main_figures = {task: _main_figure(task, results) for task in self.compared_tasks}
             changes = relative_changes(main_figures, self.references)
             results.update({f'delta/{task}': change for task, change in changes.items()})
@@ -126,6 +144,39 @@ class MultiTaskEvaluator(Evaluator):
         if is_main_process():
             print_log(self._format_report(results, size), 'current')
         return results
+
+    def protocol_record(self) -> dict[str, Any]:
+        """What the last evaluation was made under: ``protocol`` and, of ``'mtlora'``, ``truth`` and ``size``.
+
+        ``size`` (height, width) in pixels is left out where images differed in it.
+        """
+        if self.protocol == 'mti':
+            return dict(protocol='mti')
+        record = dict(protocol=self.protocol, truth=self.truth)
+        return record | (dict(size=next(iter(self._sizes))) if len(self._sizes) == 1 else {})
+
+    def _meet_sizes(self) -> None:
+        """Take the sizes of all ranks together, and start anew with the next evaluation."""
+        self._sizes = set().union(*all_gather_object(self._seen_sizes))
+        self._seen_sizes = set()
+
+    def _foreign_references(self) -> list[str]:
+        """Tasks whose reference was measured under another protocol than the last evaluation."""
+        ours = self.protocol_record()
+        return [task for task, theirs in self.reference_protocols.items() if differs(theirs, ours)]
+
+    def _explain_foreign(self, foreign: Sequence[str]) -> list[str]:
+        """Why there is no Delta_m, and how to get one."""
+        if not foreign:
+            return []
+        theirs = {describe(self.reference_protocols[task]): None for task in foreign}
+        return [
+            f'No Delta_m: the references of {", ".join(foreign)} were measured under {", ".join(theirs)}, and this is '
+            f'{describe(self.protocol_record())}.',
+            'For your own, test a single-task model of each task under this protocol (tools/test.py '
+            'configs/baselines/swin_t_single_TASK_pascal.py CHECKPOINT --out DIR)',
+            'and name its results: --cfg-options test_evaluator.references.TASK=DIR/metrics.json.',
+        ]
 
     def _check_prefixes(self) -> None:
         seen = set()
@@ -146,6 +197,15 @@ class MultiTaskEvaluator(Evaluator):
                 'it in the test pipeline'
             )
         size = tuple(sample[size_key][:2])
+        if self.protocol == 'mtlora':
+            self._seen_sizes.add(size)
+            truth = sample.get('truth', 'aligned')
+            if truth != self.truth:
+                raise ValueError(
+                    f"image {image_name(sample)}: its truth is {truth!r}, and the evaluator's is {self.truth!r}; set "
+                    f"dict(type='mmvmt.MultiTaskResize', truth={self.truth!r}, ...) in the test pipeline, or "
+                    f'truth={truth!r} in the evaluator'
+                )
         remedies = {
             'pred': f"set model.test_cfg=dict(resolution='{resolution}')",
             'gt': f'put LoadMultiTaskAnnotations {place} the resize in the test pipeline',
@@ -164,7 +224,8 @@ class MultiTaskEvaluator(Evaluator):
 
     def _format_report(self, results: Mapping[str, float], size: int) -> str:
         header = ['task', 'main figure', 'better', 'value']
-        compared = self.references is not None
+        foreign = self._foreign_references() if self.references is not None else []
+        compared = self.references is not None and not foreign
         if compared:
             header += ['reference', 'change %']
         header.append('further figures')
@@ -188,112 +249,36 @@ class MultiTaskEvaluator(Evaluator):
         if 'delta_m' in results:
             rows.append(['Delta_m', '', '', '', '', f'{results["delta_m"]:+.2f}', ''])
 
-        place = {'mti': "the image's original size", 'mtlora': "the network's input size"}[self.protocol]
+        place = {
+            'mti': "the image's original size",
+            'mtlora': f"the network's input size, with the {self.truth} truth",
+        }[self.protocol]
         lines = [f'Evaluation of {size} images, protocol {self.protocol}: compared at {place}']
         lines += _align(header, rows, right=range(3, len(header) - 1))
         lines += notes
+        lines += self._explain_foreign(foreign)
         for metric in self.metrics:
             lines += _format_class_iou(metric)
         return '\n'.join(['', *lines])
 
 
-def relative_changes(results: Mapping[str, float], references: Mapping[str, float]) -> dict[str, float]:
-    """Signed relative change of each task against its reference, in percent; positive is better.
-
-    For a figure that is better higher, ``100 * (result - reference) / reference``; for one that is better lower, the
-    same with the other sign.
-
-    Args:
-        results: ``{task: main figure}``.
-        references: ``{task: main figure of the single-task model}``; may hold further tasks.
-
-    Returns:
-        ``{task: change}`` for each task in ``results``.
-
-    Raises:
-        ValueError: ``results`` is empty, a task is unknown or has no main figure, or a reference is missing or no
-            positive number.
-    """
-    changes = {}
-    for task in check_tasks(results):
-        if TASKS[task].main_metric is None:
-            raise ValueError(f'task {task!r} has no main figure and cannot enter Delta_m; leave it out')
-        reference = _check_reference(task, references)
-        sign = 1 if TASKS[task].higher_is_better else -1
-        changes[task] = sign * 100 * (results[task] - reference) / reference
-    return changes
+def _check_protocol(protocol: str, truth: str) -> None:
+    if protocol not in PROTOCOLS:
+        raise ValueError(f'unknown protocol {protocol!r}; known protocols are {", ".join(PROTOCOLS)}')
+    if truth not in TRUTHS:
+        raise ValueError(f'unknown truth {truth!r}; known are {", ".join(TRUTHS)}')
+    if protocol == 'mti' and truth != 'aligned':
+        raise ValueError(f"truth={truth!r} belongs to protocol 'mtlora'; protocol 'mti' does not resize the truth")
 
 
-def main_figures(metrics: Mapping[str, float]) -> dict[str, float]:
-    """``{task: main figure}`` of what an evaluator returns.
-
-    Args:
-        metrics: ``{'semseg/mIoU': 68.0, ...}``; tasks without their main figure are left out.
-    """
-    keys = {name: f'{name}/{task.main_metric}' for name, task in TASKS.items()}
-    return {name: metrics[key] for name, key in keys.items() if key in metrics}
-
-
-def delta_m(results: Mapping[str, float], references: Mapping[str, float]) -> float:
-    """Delta_m: the mean over tasks of :func:`relative_changes`, in percent.
-
-    Args:
-        results: ``{task: main figure}``, such as ``{'semseg': 68.0, 'normals': 17.5}``.
-        references: ``{task: main figure of the single-task model}``; may hold further tasks.
-
-    Raises:
-        ValueError: As in :func:`relative_changes`.
-    """
-    changes = relative_changes(results, references)
-    return sum(changes.values()) / len(changes)
-
-
-def load_references(references: Mapping[str, float] | str | Path, tasks: Sequence[str]) -> dict[str, float]:
-    """Read the single-task figures of some tasks.
-
-    Args:
-        references: ``{task: main figure}``, or the path of a JSON file that holds such a dictionary or
-            ``{'metrics': {'<task>/<main figure>': value}}``, as tools/test.py --out writes it. A dictionary may
-            name such a file per task instead of a value.
-        tasks: Tasks that need a reference.
-
-    Returns:
-        ``{task: main figure}`` of the given tasks.
-
-    Raises:
-        FileNotFoundError: The file does not exist.
-        ValueError: The file is no JSON dictionary, or a task's value is missing or no positive number.
-    """
-    source = 'references'
-    if isinstance(references, Mapping):
-        files = {task: path for task, path in references.items() if isinstance(path, (str, Path))}
-        references = dict(references) | {task: load_references(path, [task])[task] for task, path in files.items()}
-    if isinstance(references, (str, Path)):
-        path = Path(references)
-        if not path.is_file():
-            raise FileNotFoundError(f'file of references {path} does not exist; give a results file or a dictionary')
-        source = f'references file {path}'
-        references = read_json(path)
-        if not isinstance(references, dict):
-            raise ValueError(f'{source} must hold a dictionary, got {type(references).__name__}')
-        figures = references.get('metrics')
-        if isinstance(figures, dict):
-            keys = {task: f'{task}/{TASKS[task].main_metric}' for task in tasks}
-            references = {task: figures[key] for task, key in keys.items() if key in figures}
-    return {task: _check_reference(task, references, source) for task in tasks}
-
-
-def _check_reference(task: str, references: Mapping[str, float], source: str = 'references') -> float:
-    if task not in references:
+def _check_references_protocol(protocol: Mapping[str, Any]) -> None:
+    unknown = sorted(set(protocol) - {'protocol', 'truth', 'size'})
+    if unknown or 'protocol' not in protocol:
         raise ValueError(
-            f'{source}: no value for task {task!r} ({TASKS[task].main_metric}); there are values for '
-            f'{sorted(references) or "no task"}: add it, or do not evaluate the task'
+            f'references_protocol needs protocol and takes truth and size besides, got {dict(protocol)}; for example '
+            "dict(protocol='mtlora', truth='published', size=(448, 448))"
         )
-    value = references[task]
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or value <= 0:
-        raise ValueError(f'{source}: the value for task {task!r} must be a positive number, got {value!r}')
-    return float(value)
+    _check_protocol(protocol['protocol'], protocol.get('truth', 'aligned'))
 
 
 def _name_tasks(metrics: Mapping[str, Mapping]) -> list[dict]:

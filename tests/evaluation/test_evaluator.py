@@ -17,7 +17,7 @@ from mmengine.structures import PixelData
 from torch.utils.data import Dataset
 
 from mmvmt.evaluation import IoUMetric, MultiTaskEvaluator, NormalsMetric, delta_m, main_figures, relative_changes
-from mmvmt.evaluation.evaluator import load_references
+from mmvmt.evaluation.references import load_references
 from mmvmt.structures import MultiTaskDataSample
 
 TASKS = ('semseg', 'saliency', 'normals', 'edge')
@@ -286,6 +286,111 @@ class TestProtocol:
         del element.ori_shape
         with pytest.raises(ValueError, match="'b2': protocol 'mti' needs the meta key 'ori_shape'"):
             build([IoUMetric('semseg', 3)]).process([element])
+
+
+class TestTruth:
+    """Protocol ``mtlora`` on the aligned truth and on the published one."""
+
+    def sample(self, truth, size=(4, 5), **maps):
+        element = MultiTaskDataSample(metainfo={'img_id': 'b2', 'ori_shape': (8, 10), 'img_shape': size})
+        if truth:
+            element.set_metainfo({'truth': truth})
+        maps = {'semseg': torch.zeros(1, *size, dtype=torch.uint8)}
+        element.pred, element.gt = PixelData(**maps), PixelData(**maps)
+        return element
+
+    @pytest.mark.parametrize('truth', ['aligned', 'published'])
+    def test_the_log_says_which(self, truth, logged):
+        evaluator = build([IoUMetric('semseg', 3)], protocol='mtlora', truth=truth)
+        evaluator.process([self.sample(truth)])
+        assert evaluator.evaluate(1) == {'semseg/mIoU': 100}
+        place = f"protocol mtlora: compared at the network's input size, with the {truth} truth"
+        assert sum(place in message for message in logged) == 1
+        assert evaluator.protocol_record() == dict(protocol='mtlora', truth=truth, size=(4, 5))
+
+    @pytest.mark.parametrize('truth, theirs', [('published', 'aligned'), ('published', None), ('aligned', 'published')])
+    def test_the_other_one_is_refused(self, truth, theirs):
+        message = f"'b2': its truth is '{theirs or 'aligned'}', .*MultiTaskResize', truth='{truth}'"
+        with pytest.raises(ValueError, match=message):
+            build([IoUMetric('semseg', 3)], protocol='mtlora', truth=truth).process([self.sample(theirs)])
+
+    def test_wrong_names(self):
+        with pytest.raises(ValueError, match="unknown truth 'ours'; known are aligned, published"):
+            build([IoUMetric('semseg', 3)], protocol='mtlora', truth='ours')
+        with pytest.raises(ValueError, match="truth='published' belongs to protocol 'mtlora'"):
+            build([IoUMetric('semseg', 3)], truth='published')
+
+
+class TestReferencesProtocol:
+    """References count under their own protocol alone."""
+
+    PUBLISHED = dict(protocol='mtlora', truth='published', size=(448, 448))
+
+    def evaluate(self, references_protocol=None, references=None, size=(4, 5), **arguments):
+        references = {'semseg': 50.0} if references is None else references
+        evaluator = build(
+            [IoUMetric('semseg', 3)], references=references, references_protocol=references_protocol, **arguments
+        )
+        evaluator.process([TestTruth().sample(arguments.get('truth'), size)])
+        return evaluator.evaluate(1)
+
+    @pytest.mark.parametrize(
+        'theirs, arguments, size',
+        [
+            (None, dict(protocol='mti'), (8, 10)),
+            (dict(protocol='mti'), dict(protocol='mti'), (8, 10)),
+            (dict(protocol='mtlora'), dict(protocol='mtlora'), (4, 5)),
+            (PUBLISHED, dict(protocol='mtlora', truth='published'), (448, 448)),
+            (PUBLISHED | dict(size=[448, 448]), dict(protocol='mtlora', truth='published'), (448, 448)),
+        ],
+    )
+    def test_of_the_same_protocol_they_give_delta_m(self, theirs, arguments, size, logged):
+        assert self.evaluate(theirs, size=size, **arguments) == {
+            'semseg/mIoU': 100, 'delta/semseg': 100, 'delta_m': 100,
+        }  # fmt: skip
+        assert not any('No Delta_m' in message for message in logged)
+
+    @pytest.mark.parametrize(
+        'arguments, size, ours',
+        [
+            (dict(protocol='mti'), (8, 10), 'mti'),
+            (dict(protocol='mtlora'), (448, 448), 'mtlora with the aligned truth at 448 x 448 pixels'),
+            (
+                dict(protocol='mtlora', truth='published'),
+                (512, 512),
+                'mtlora with the published truth at 512 x 512 pixels',
+            ),
+        ],
+    )
+    def test_of_another_protocol_there_is_none_and_the_log_says_how_to_get_one(self, arguments, size, ours, logged):
+        assert self.evaluate(self.PUBLISHED, size=size, **arguments) == {'semseg/mIoU': 100}
+        (table,) = [message for message in logged if 'Evaluation of' in message]
+        theirs = 'mtlora with the published truth at 448 x 448 pixels'
+        assert f'No Delta_m: the references of semseg were measured under {theirs}, and this is {ours}.' in table
+        assert 'tools/test.py configs/baselines/swin_t_single_TASK_pascal.py CHECKPOINT --out DIR' in table
+        assert 'test_evaluator.references.TASK=DIR/metrics.json' in table
+        assert 'reference ' not in table
+
+    @pytest.mark.parametrize('protocol, compared', [({}, True), (dict(protocol='mti'), True), (PUBLISHED, False)])
+    def test_a_results_file_says_it_itself(self, tmp_path, protocol, compared):
+        path = tmp_path / 'metrics.json'
+        path.write_text(json.dumps({'metrics': {'semseg/mIoU': 50.0}} | ({'protocol': protocol} if protocol else {})))
+        for references in (str(path), {'semseg': str(path)}):
+            # What the config says is of the figures in it, not of the file.
+            results = self.evaluate(self.PUBLISHED, references, size=(8, 10), protocol='mti')
+            assert ('delta_m' in results) == compared
+
+    @pytest.mark.parametrize(
+        'protocol, message',
+        [
+            (dict(truth='published'), 'references_protocol needs protocol'),
+            (dict(protocol='mtlora', where='448'), 'takes truth and size besides'),
+            (dict(protocol='theirs'), "unknown protocol 'theirs'"),
+        ],
+    )
+    def test_wrong_protocols(self, protocol, message):
+        with pytest.raises(ValueError, match=message):
+            build([IoUMetric('semseg', 3)], references={'semseg': 1.0}, references_protocol=protocol)
 
 
 def test_other_metrics_may_stand_beside(samples):

@@ -62,7 +62,9 @@ val_evaluator = dict(
         saliency=dict(type='mmvmt.SaliencyMetric'),
         normals=dict(type='mmvmt.NormalsMetric'),
     ),
-    # Single-task Swin-T as reported in TADFormer's public code; change them to your own single-task runs.
+    # Single-task Swin-T as reported in TADFormer's public code. They were measured under another protocol than the one
+    # above, so that there is no Delta_m until they are those of your own single-task runs: docs/evaluation.md.
     references=dict(semseg=67.21, human_parts=61.93, saliency=62.35, normals=17.97),
+    references_protocol=dict(protocol='mtlora', truth='published', size=(448, 448)),
 )
 test_evaluator = val_evaluator

@@ -25,6 +25,7 @@ META_KEYS = (
     'pad_shape',
     'padding_size',
     'scale_factor',
+    'truth',
     'flip',
     'flip_direction',
     'rotation',

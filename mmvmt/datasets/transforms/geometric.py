@@ -20,12 +20,17 @@ from .label_maps import (
     pad_label,
     pad_right_bottom,
     resize_label,
+    resize_label_as_published,
     rotate_channels,
     rotate_label,
 )
 
 MEAN_COLOR = (104, 116, 124)
 """ImageNet's mean colour in BGR order: next to zero once the image is normalised."""
+
+
+_TRUTHS = {'aligned': resize_label, 'published': resize_label_as_published}
+"""How a label map is resized, by the name of the truth."""
 
 
 @TRANSFORMS.register_module()
@@ -123,17 +128,22 @@ class MultiTaskResize(BaseTransform):
     """Resize the image bilinearly and every label map present by the rule of its kind.
 
     Depth keeps its metres. Modified keys: ``img``, ``img_shape``, ``gt_*``. Added keys: ``scale`` and
-    ``scale_factor`` (both width first), ``keep_ratio``.
+    ``scale_factor`` (both width first), ``keep_ratio``, ``truth``.
 
     Args:
         scale: Target size (width, height) in pixels, or one number for both.
         keep_ratio: Instead of exactly ``scale``, the largest size of the same ratio whose longer edge fits the longer
             and whose shorter edge fits the shorter number of ``scale``.
+        truth: ``'aligned'``, label maps on the grid of the image; or ``'published'``, as published figures at the input
+            size have them, see :func:`resize_label_as_published`: for a test pipeline alone.
     """
 
-    def __init__(self, scale: int | tuple[int, int], keep_ratio: bool = False) -> None:
+    def __init__(self, scale: int | tuple[int, int], keep_ratio: bool = False, truth: str = 'aligned') -> None:
+        if truth not in _TRUTHS:
+            raise ValueError(f'truth must be one of {", ".join(_TRUTHS)}, got {truth!r}')
         self.scale = _size(scale, 'scale')
         self.keep_ratio = keep_ratio
+        self.truth = truth
 
     def transform(self, results: dict) -> dict:
         """Resize the sample."""
@@ -141,7 +151,8 @@ class MultiTaskResize(BaseTransform):
         new_height, new_width = self.target_size(height, width)
         results['img'] = cv2.resize(results['img'], (new_width, new_height), interpolation=cv2.INTER_LINEAR)
         for task in labelled_tasks(results):
-            results[task.gt_key] = resize_label(task, results[task.gt_key], new_width, new_height)
+            results[task.gt_key] = _TRUTHS[self.truth](task, results[task.gt_key], new_width, new_height)
+            results['truth'] = self.truth
         self.record(results, (height, width), (new_height, new_width))
         return results
 
@@ -161,7 +172,7 @@ class MultiTaskResize(BaseTransform):
         results['keep_ratio'] = self.keep_ratio
 
     def __repr__(self) -> str:
-        return f'{type(self).__name__}(scale={self.scale}, keep_ratio={self.keep_ratio})'
+        return f'{type(self).__name__}(scale={self.scale}, keep_ratio={self.keep_ratio}, truth={self.truth!r})'
 
 
 @TRANSFORMS.register_module()

@@ -43,6 +43,18 @@ def resize_label(task: Task, label: np.ndarray, width: int, height: int) -> np.n
     return unit_vectors(vectors, _SHORTEST_SUM, known)
 
 
+def resize_label_as_published(task: Task, label: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Resize a map as the public code does whose figures at the input size are published (MTLoRA, TADFormer).
+
+    Class indices, masks and metres by OpenCV's INTER_NEAREST, up to half a pixel off the grid of the image; vectors by
+    bicubic interpolation over the zeros of unknown pixels, brought to unit length wherever they are not exactly zero,
+    so that some unknown pixels get a direction, partly a reversed one.
+    """
+    if task.kind != 'vectors':
+        return cv2.resize(label, (width, height), interpolation=cv2.INTER_NEAREST)
+    return unit_vectors(cv2.resize(label, (width, height), interpolation=cv2.INTER_CUBIC), 0.0)
+
+
 def rotate_label(task: Task, label: np.ndarray, matrix: np.ndarray, axes: NormalsAxes | None) -> np.ndarray:
     """Rotate a map, keeping its size; what comes from outside is unknown.
 

@@ -8,6 +8,20 @@ from mmvmt.evaluation import SaliencyMetric
 THRESHOLDS = [0.2 + 0.05 * step for step in range(15)]
 
 
+def pooled_by_formula(maps, squeeze=lambda x: x):
+    """The F-measure of all labelled pixels of the set at once, threshold by threshold."""
+    pred = np.concatenate([pred[gt != 255] for pred, gt in maps])
+    salient = np.concatenate([gt[gt != 255] for _, gt in maps]) == 1
+    best = 0.0
+    for step in range(1, 20):
+        chosen = squeeze(pred) >= np.float32(round(0.05 * step, 2))
+        hits = (chosen & salient).sum()
+        if hits:
+            precision, recall = hits / chosen.sum(), hits / salient.sum()
+            best = max(best, 1.3 * precision * recall / (0.3 * precision + recall))
+    return 100 * best
+
+
 def scores_by_formula(maps, beta2=1.0, thresholds=THRESHOLDS):
     """Threshold by threshold and image by image."""
     mean_iou, f_measure = [], []
@@ -27,7 +41,8 @@ def scores_by_formula(maps, beta2=1.0, thresholds=THRESHOLDS):
         mean_iou.append(np.mean(ious))
         denominator = beta2 * precision + recall
         f_measure.append((1 + beta2) * precision * recall / denominator if denominator else 0.0)
-    return {'saliency/mIoU': 100 * max(mean_iou), 'saliency/maxF': 100 * max(f_measure)}
+    means = {'saliency/mIoU': 100 * max(mean_iou), 'saliency/maxF': 100 * max(f_measure)}
+    return means | {'saliency/maxF_pooled': pooled_by_formula(maps)}
 
 
 def sample_of(pred, gt):
@@ -64,7 +79,40 @@ def test_probability_at_a_threshold_is_not_above_it(probability):
 def test_no_second_sigmoid():
     # sigmoid(0.1) is above most thresholds: with a second sigmoid the background would count as salient.
     sample = sample_of([0.85, 0.1, 0.1, 0.1], [1, 0, 0, 0])
-    assert score(SaliencyMetric(), [sample]) == {'saliency/mIoU': 100, 'saliency/maxF': 100}
+    expected = {'saliency/mIoU': 100, 'saliency/maxF': 100, 'saliency/maxF_pooled': 100}
+    assert score(SaliencyMetric(), [sample]) == expected
+    # Where the peers apply it, thresholds from 0.55 to 0.7 tell pixels apart: those of 0.1 are below all of them.
+    assert score(SaliencyMetric(pooled_sigmoid=True), [sample]) == expected
+
+
+def test_pooled_counts_pixels_of_the_set_and_not_of_images():
+    # One image with a hit and a miss, one of eight pixels with two hits and six false alarms, at every threshold:
+    # P = 3 / 9, R = 3 / 4. The mean over images would have P = (1 + 1 / 4) / 2 and R = (1 / 2 + 1) / 2.
+    samples = [sample_of([0.99, 0.0], [1, 1]), sample_of([0.99] * 8, [1, 1] + [0] * 6)]
+    precision, recall = 3 / 9, 3 / 4
+    got = score(SaliencyMetric(), samples)
+    assert got['saliency/maxF_pooled'] == pytest.approx(100 * 1.3 * precision * recall / (0.3 * precision + recall))
+    assert got['saliency/maxF'] == pytest.approx(100 * 2 * 0.625 * 0.75 / (0.625 + 0.75))
+
+
+@pytest.mark.parametrize('step', [1, 7, 19])
+def test_pooled_counts_a_probability_at_a_threshold(step):
+    # 0.05 or 0.35 or 0.95 reaches its own threshold, which the wrong pixel just does not.
+    at = np.float32(round(0.05 * step, 2))
+    sample = sample_of([at, np.nextafter(at, np.float32(0))], [1, 0])
+    assert score(SaliencyMetric(), [sample])['saliency/maxF_pooled'] == 100
+    below = sample_of([np.nextafter(np.float32(0.05), np.float32(0)), 0.0], [1, 0])
+    assert score(SaliencyMetric(), [below])['saliency/maxF_pooled'] == 0
+
+
+def test_pooled_with_the_sigmoid_of_the_peers():
+    samples = random_samples(('saliency',), 5)
+    expected = pooled_by_formula(pairs(samples, 'saliency'), lambda p: 1 / (1 + np.exp(-p)))
+    plain = score(SaliencyMetric(), samples)['saliency/maxF_pooled']
+    assert score(SaliencyMetric(pooled_sigmoid=True), samples)['saliency/maxF_pooled'] == pytest.approx(expected)
+    assert plain != pytest.approx(expected)
+    with pytest.raises(ValueError, match='pooled_sigmoid must be True or False, got None'):
+        SaliencyMetric(pooled_sigmoid=None)
 
 
 @pytest.mark.parametrize('value', [-0.5, 1.5])
@@ -75,7 +123,8 @@ def test_logits_are_refused(value):
 
 def test_empty_truth_and_empty_prediction():
     empty = sample_of([0.0, 0.1], [0, 0])
-    assert score(SaliencyMetric(), [empty]) == {'saliency/mIoU': 100, 'saliency/maxF': 0}
+    expected = {'saliency/mIoU': 100, 'saliency/maxF': 0, 'saliency/maxF_pooled': 0}
+    assert score(SaliencyMetric(), [empty]) == expected
 
 
 def test_mean_over_images_not_over_pixels():

@@ -34,7 +34,7 @@ def timm():
         window_size=SWIN['window_size'],
         mlp_ratio=SWIN['mlp_ratio'],
         num_classes=3,
-        norm_layer=torch.nn.LayerNorm,  # timm's own has another epsilon, 1e-6
+        norm_layer=torch.nn.LayerNorm,  # the epsilon of timm's own depends on its release
     )
     perturb(model)
     return model.eval()

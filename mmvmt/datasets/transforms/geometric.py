@@ -128,7 +128,7 @@ class MultiTaskResize(BaseTransform):
     """Resize the image bilinearly and every label map present by the rule of its kind.
 
     Depth keeps its metres. Modified keys: ``img``, ``img_shape``, ``gt_*``. Added keys: ``scale`` and
-    ``scale_factor`` (both width first), ``keep_ratio``, ``truth``.
+    ``scale_factor`` (both width first), ``keep_ratio``, and ``truth`` where it is ``'published'``.
 
     Args:
         scale: Target size (width, height) in pixels, or one number for both.
@@ -152,6 +152,7 @@ class MultiTaskResize(BaseTransform):
         results['img'] = cv2.resize(results['img'], (new_width, new_height), interpolation=cv2.INTER_LINEAR)
         for task in labelled_tasks(results):
             results[task.gt_key] = _TRUTHS[self.truth](task, results[task.gt_key], new_width, new_height)
+        if self.truth != 'aligned':
             results['truth'] = self.truth
         self.record(results, (height, width), (new_height, new_width))
         return results

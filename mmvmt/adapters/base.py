@@ -1,7 +1,8 @@
 """The adapter contract: what a parameter-efficient method says of itself, and what an encoder asks of it.
 
 A method is one ``nn.Module`` for the whole encoder. The encoder describes the places that it offers as :class:`Site`
-and calls the method there; the method never edits the encoder and knows nothing of Swin, tasks' meaning or data.
+and calls the method there; the method never edits the encoder and knows nothing of its architecture, of what tasks mean
+or of data.
 
 What an encoder offers to a method: ``blocks()``, all (stage, block) in their order; ``own_parameters()``, its
 parameters by name without adapters and output norms; ``layer_of(site)``, the linear layer of a slot;

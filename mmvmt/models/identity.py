@@ -180,8 +180,10 @@ def load_pretrained(model: nn.Module, what: str) -> None:
         ValueError: ``init_cfg`` is None, or its file is damaged or of another encoder.
     """
     encoder = encoder_of(model)
-    if encoder.init_cfg is None:
-        raise ValueError(f'{what} holds no frozen weights, and model.backbone.init_cfg is None; {ENCODER_REMEDY}')
+    if not encoder.is_pretrained:
+        raise ValueError(
+            f'{what} holds no frozen weights, and model.backbone.init_cfg is {encoder.init_cfg}; {ENCODER_REMEDY}'
+        )
     encoder.init_weights()
 
 

@@ -77,10 +77,11 @@ class AtomicCheckpointHook(CheckpointHook):
             ValueError: ``save_frozen`` is off and there would be no encoder to resume with.
         """
         super().before_train(runner)
-        if not self.save_frozen and encoder_of(runner.model).init_cfg is None:
+        if not self.save_frozen and not (encoder := encoder_of(runner.model)).is_pretrained:
             raise ValueError(
-                'save_frozen=False leaves the frozen weights out of checkpoints, but model.backbone.init_cfg is None: '
-                'nothing could give them back. Name the encoder file there, or leave save_frozen out'
+                f'save_frozen=False leaves the frozen weights out of checkpoints, but model.backbone.init_cfg is '
+                f'{encoder.init_cfg}: nothing could give them back. Name the encoder file there, or leave save_frozen '
+                f'out'
             )
         if self.save_best is not None:
             self._find_best(runner)

@@ -233,6 +233,11 @@ class AdaptedEncoder(BaseModule):
         return tuple(normed)
 
     @property
+    def is_pretrained(self) -> bool:
+        """Whether ``init_cfg`` names a checkpoint of the encoder."""
+        return bool(_initialisers(self.init_cfg)[1])
+
+    @property
     def per_task(self) -> bool:
         """Whether the encoder runs once per task."""
         return any(adapter.per_task for adapter in self.adapters)

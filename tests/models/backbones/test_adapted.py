@@ -7,6 +7,7 @@ from tiny import FOUR_TASKS, SWIN, VMT, perturb, tiny_swin
 from torch import nn
 
 from mmvmt.models import AdaptedSwin
+from mmvmt.models.identity import load_pretrained
 
 
 @pytest.mark.parametrize(
@@ -70,6 +71,13 @@ def test_initialisers_draw_in_float32_whatever_is_stored():
         weights.append(swin.patch_embed.projection.weight)
     assert weights[1].dtype == torch.bfloat16
     assert torch.equal(weights[0].bfloat16(), weights[1])
+
+
+def test_initialisers_alone_are_no_pretrained_encoder():
+    model = nn.Module()
+    model.backbone = AdaptedSwin(plugins=[VMT], init_cfg=[dict(type='Kaiming', layer='Conv2d')], **SWIN)
+    with pytest.raises(ValueError, match=r"the file holds no frozen weights, and .*init_cfg is \[{'type': 'Kaiming'"):
+        load_pretrained(model, 'the file')
 
 
 @pytest.mark.parametrize('cfg', ['swin.pth', ['swin.pth'], 3])

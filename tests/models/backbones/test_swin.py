@@ -107,9 +107,7 @@ def test_sizes_of_the_maps_of_mmsegs_own_tests():
 
 
 def test_arguments_by_position_are_those_of_mmseg():
-    by_position, by_name = AdaptedSwin(64, 3, 8, 4, 4, 2, (1, 1, 1, 1), (1, 2, 2, 4)), AdaptedSwin(64, embed_dims=8)
-    theirs = SwinTransformer(64, 3, 8, 4, 4, 2, (1, 1, 1, 1), (1, 2, 2, 4))
-    assert {k: v.shape for k, v in by_position.state_dict().items()} == {
-        k: v.shape for k, v in theirs.state_dict().items()
-    }
-    assert by_name.num_features == theirs.num_features
+    ours, theirs = (cls(64, 1, 8, 4, 4, 2, (1, 2), (1, 2), (4, 2), (0, 1)) for cls in (AdaptedSwin, SwinTransformer))
+    shapes = [{name: value.shape for name, value in swin.state_dict().items()} for swin in (ours, theirs)]
+    assert shapes[0] == shapes[1]
+    assert shapes[0]['patch_embed.projection.weight'] == (8, 1, 4, 4)

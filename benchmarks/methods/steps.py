@@ -24,6 +24,7 @@ from mmengine.config import Config
 from mmvmt.engine.provenance import run_record
 from mmvmt.engine.run_config import schedule_options
 from mmvmt.evaluation import delta_m, main_figures
+from mmvmt.registry import EVALUATOR
 
 from . import results
 from .methods import METHODS, ROOT, SWEEP_SEED, Comparison, models, rates_of
@@ -346,8 +347,13 @@ def _summed(counts: Sequence[dict[str, float]]) -> dict[str, float]:
 def _references(comparison: Comparison, entries: dict[str, Any], reference: str) -> dict[str, Any]:
     if not reference:
         config = comparison.config(comparison.main, 'decoders_only')
-        figures = dict(Config.fromfile(ROOT / config).val_evaluator.references)
-        return dict(figures=figures, source=f'the references in {config}')
+        evaluator = EVALUATOR.build(Config.fromfile(ROOT / config).val_evaluator)
+        if evaluator.foreign_references():
+            # Relative changes against figures of another protocol would mean nothing.
+            return dict(
+                figures=None, source=f'nothing: the references in {config} are of another protocol than its own'
+            )
+        return dict(figures=evaluator.references, source=f'the references in {config}')
     runs = entries[reference]['runs']
     title = 'single-task models' if reference == 'single_task' else METHODS[reference].title
     source = f'{title} trained here, mean over {len(runs)} seed{"" if len(runs) == 1 else "s"}'

@@ -96,6 +96,7 @@ class MultiTaskEvaluator(Evaluator):
         tasks = {metric.prefix for metric in self.metrics if metric.prefix in TASKS}
         self.compared_tasks = [task for task in TASKS if task in tasks and TASKS[task].main_metric]
         self.references: dict[str, float] | None = None
+        self.reference_protocols: dict[str, Mapping[str, Any] | None] = {}
         if references is not None:
             self.references = load_references(references, self.compared_tasks)
             self.reference_protocols = reference_protocols(references, self.compared_tasks, references_protocol)
@@ -136,7 +137,7 @@ class MultiTaskEvaluator(Evaluator):
                 f'no result for task {", ".join(unscored)}: its metric gives no number. Check its label files, or take '
                 'the task out of the evaluator'
             )
-        if self.references is not None and self.compared_tasks and not self._foreign_references():
+        if self.references is not None and self.compared_tasks and not self.foreign_references():
             main_figures = {task: _main_figure(task, results) for task in self.compared_tasks}
             changes = relative_changes(main_figures, self.references)
             results.update({f'delta/{task}': change for task, change in changes.items()})
@@ -160,8 +161,8 @@ class MultiTaskEvaluator(Evaluator):
         self._sizes = set().union(*all_gather_object(self._seen_sizes))
         self._seen_sizes = set()
 
-    def _foreign_references(self) -> list[str]:
-        """Tasks whose reference was measured under another protocol than the last evaluation."""
+    def foreign_references(self) -> list[str]:
+        """Tasks whose reference was measured under another protocol than this one, as the last evaluation had it."""
         ours = self.protocol_record()
         return [task for task, theirs in self.reference_protocols.items() if differs(theirs, ours)]
 
@@ -224,7 +225,7 @@ class MultiTaskEvaluator(Evaluator):
 
     def _format_report(self, results: Mapping[str, float], size: int) -> str:
         header = ['task', 'main figure', 'better', 'value']
-        foreign = self._foreign_references() if self.references is not None else []
+        foreign = self.foreign_references()
         compared = self.references is not None and not foreign
         if compared:
             header += ['reference', 'change %']

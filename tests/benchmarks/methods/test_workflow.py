@@ -4,12 +4,14 @@ import re
 import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import commands
 import pytest
 
 pytest.importorskip('snakemake', reason='the comparison is a Snakemake workflow: requirements/optional.txt')
 
+from benchmarks.methods import steps
 from benchmarks.methods.methods import GROUPS, METHODS, Comparison, config_files, models
 
 HERE = Path(__file__).parent
@@ -156,6 +158,20 @@ def test_published_references_spare_the_single_task_models(workflow, tmp_path):
     found = jobs(workflow('-n', '-q', 'rules', '--cores', '2', config=config))
     assert (found['trial'], found['training']) == (6, 3)
     assert 'encoder' not in found
+
+
+@pytest.mark.parametrize('protocol, compared', [('mti', True), ('mtlora', False)])
+def test_references_of_another_protocol_give_no_delta(tmp_path, protocol, compared):
+    config = tmp_path / 'config.py'
+    config.write_text(
+        "val_evaluator = dict(type='mmvmt.MultiTaskEvaluator', protocol='mti', references=dict(normals=17.97),\n"
+        f"    references_protocol=dict(protocol='{protocol}'),\n"
+        "    metrics=dict(normals=dict(type='mmvmt.NormalsMetric')))\n"
+    )
+    comparison = SimpleNamespace(main='', config=lambda *_: config)
+    references = steps._references(comparison, {}, '')
+    assert references['figures'] == ({'normals': 17.97} if compared else None)
+    assert ('another protocol' in references['source']) != compared
 
 
 # What runs

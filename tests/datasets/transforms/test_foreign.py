@@ -268,6 +268,11 @@ class MyRandomRotation:
         return results
 
 
+def _id(transform):
+    """A name that is the same in every test process: an object's own would hold its address."""
+    return str(transform) if isinstance(transform, dict) else getattr(transform, '__name__', type(transform).__name__)
+
+
 REFUSED = [
     (
         mirrored,
@@ -306,7 +311,7 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize('transform, message', REFUSED, ids=[str(getattr(t, '__name__', t)) for t, _ in REFUSED])
+@pytest.mark.parametrize('transform, message', REFUSED, ids=[_id(t) for t, _ in REFUSED])
 def test_what_maps_cannot_follow_is_refused_at_the_first_sample(transform, message, results):
     with seeded_rng(3), pytest.raises(ValueError, match=message):
         followed(transform)(results)
@@ -471,9 +476,7 @@ BEFORE_LABELS = [
 ]
 
 
-@pytest.mark.parametrize(
-    'transform, message', BEFORE_LABELS, ids=[str(getattr(t, '__name__', t)) for t, _ in BEFORE_LABELS]
-)
+@pytest.mark.parametrize('transform, message', BEFORE_LABELS, ids=[_id(t) for t, _ in BEFORE_LABELS])
 def test_before_labels_a_picture_may_be_resized_as_a_whole(transform, message, results):
     picture = {key: value for key, value in results.items() if not key.startswith('gt_')}
     transform = followed(transform, whole=True)

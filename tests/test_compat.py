@@ -147,6 +147,15 @@ def test_a_resumed_loop_draws_by_the_seed_of_its_run(workers):
         assert loop.dataloader.dataset.read == [number for batch in whole[4:] for number in batch]
 
 
+@pytest.mark.parametrize('workers', [0, 1])
+def test_a_loop_that_starts_with_the_seed_of_its_rank_draws_by_that_of_all(workers):
+    whole = list(islice(loop_of(5, workers)[0].dataloader_iterator, 6))
+    loop, sampler = loop_of(6, workers)
+    sampler.seed = 5
+    compat.resume_batches(loop, sampler, reseeded=True)
+    assert list(islice(loop.dataloader_iterator, 6)) == whole
+
+
 def test_a_loop_that_starts_or_skips_by_itself_is_left_alone():
     loop, sampler = loop_of(5, 0)
     drawing = loop.dataloader_iterator

@@ -51,6 +51,7 @@ from .cases import (
     prepare_fine_tuning,
     prepare_floor,
     prepare_head,
+    prepare_ours,
     prepare_tasks,
     prepare_vmt,
     random_image,
@@ -387,8 +388,10 @@ STEPS: dict[str, Callable[[Settings], Run]] = {
     'vmt': partial(prepare_vmt, VMT),
     'fine-tuning': partial(prepare_fine_tuning, VMT),
     'fine-tuning, frozen': partial(prepare_fine_tuning, VMT, frozen=True),
+    'our fine-tuning': partial(prepare_ours, CONFIGS / 'baselines/swin_t_full_multitask_pascal.py'),
     'floor': partial(prepare_floor, VMT),
     'vmt, bf16': partial(prepare_vmt, VMT, bfloat16=True),
+    **{f'vmt, from stage {stage}': partial(prepare_vmt, VMT, first_stage=stage) for stage in (2, 3, 4)},
 }
 """What the training step of VMT-Adapter is compared with."""
 
@@ -399,13 +402,32 @@ def measure_step(settings: Settings) -> list[Row]:
     size = f'{name}, {side} x {side}, batch {settings.batch}, {len(FOUR_TASKS)} tasks'
     log('step: time')
     runs = {name: prepare(settings) for name, prepare in STEPS.items()}
-    times = timed(runs, settings, 4)
+    times = timed(runs, settings, 7)
     log('step: memory')
     memory = {name: memory_of_case(prepare, settings, tensors=True) for name, prepare in STEPS.items()}
     tuned = f"{size}; against mmseg's SwinTransformer and SegformerHead with the same losses"
     comparisons = (
         ('VMT-Adapter over full fine-tuning', 'vmt', 'fine-tuning', 'step time', 'step memory', tuned),
         ('VMT-Adapter over heads on a frozen encoder', 'vmt', 'fine-tuning, frozen', None, None, tuned),
+        (
+            'VMT-Adapter over our own full fine-tuning',
+            'vmt',
+            'our fine-tuning',
+            None,
+            None,
+            f'{size}; the same fast encoder and heads on both sides',
+        ),
+        *(
+            (
+                f'VMT-Adapter {which} over all stages',
+                f'vmt, from stage {stage}',
+                'vmt',
+                None,
+                None,
+                f'{size}; no gradient is computed below the first adapter',
+            )
+            for stage, which in ((2, 'in stages 2 to 4'), (3, 'in stages 3 and 4'), (4, 'in stage 4'))
+        ),
         ('VMT-Adapter in bf16 over fp32', 'vmt, bf16', 'vmt', 'bfloat16', None, f'{size}; frozen weights in bf16'),
         (
             'VMT-Adapter over the floor',

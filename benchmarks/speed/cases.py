@@ -323,10 +323,20 @@ class FineTuning(nn.Module):
         return self.outputs[task].loss(logits, target)
 
 
-def prepare_vmt(config: Path, settings: Settings, fifth: bool = False, bfloat16: bool = False) -> Run:
-    """The training step of VMT-Adapter."""
-    frozen = dict(frozen_dtype='bfloat16') if bfloat16 else {}
-    return whole_step(build_model(config, settings, fifth, **frozen), settings, settings.image, bfloat16)
+def prepare_vmt(
+    config: Path, settings: Settings, fifth: bool = False, bfloat16: bool = False, first_stage: int = 1
+) -> Run:
+    """The training step of VMT-Adapter, with adapters from a stage on: no gradient is computed below it."""
+    changed = dict(frozen_dtype='bfloat16') if bfloat16 else {}
+    if first_stage > 1:
+        (plugin,) = model_config(config, settings)['backbone']['plugins']
+        changed['plugins'] = [plugin | dict(stages=tuple(stage >= first_stage for stage in range(1, 5)))]
+    return whole_step(build_model(config, settings, fifth, **changed), settings, settings.image, bfloat16)
+
+
+def prepare_ours(config: Path, settings: Settings) -> Run:
+    """The training step of any model of ours."""
+    return whole_step(build_model(config, settings), settings, settings.image)
 
 
 def prepare_fine_tuning(config: Path, settings: Settings, frozen: bool = False) -> Run:

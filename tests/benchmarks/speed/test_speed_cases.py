@@ -27,6 +27,7 @@ from benchmarks.speed.cases import (
     prepare_fine_tuning,
     prepare_floor,
     prepare_head,
+    prepare_ours,
     prepare_tasks,
     prepare_vmt,
     random_image,
@@ -42,6 +43,7 @@ from mmvmt.models.parameter_groups import count
 CONFIGS = Path(__file__).parents[3] / 'configs'
 VMT = CONFIGS / 'vmt/swin_t_pascal.py'
 ADAPTER = CONFIGS / 'baselines/swin_t_adapter_pascal.py'
+FULL = CONFIGS / 'baselines/swin_t_full_multitask_pascal.py'
 SETTINGS = Settings(**QUICK)
 
 
@@ -184,6 +186,27 @@ def test_every_case_runs_again_and_again(prepare):
     run = prepare()
     flops = [count_flops(run) for _ in range(2)]
     assert flops[0] == flops[1] > 1e6
+
+
+def test_adapters_from_a_later_stage_on_compute_no_gradient_below(monkeypatch):
+    built, build = [], speed_cases.build_model
+    monkeypatch.setattr(
+        speed_cases, 'build_model', lambda *args, **kwargs: built.append(build(*args, **kwargs)) or built[-1]
+    )
+    flops = [count_flops(prepare_vmt(VMT, SETTINGS, first_stage=stage)) for stage in (1, 2, 3, 4)]
+    filled = [{site.stage + 1 for method in model.backbone.adapters for site in method.sites} for model in built]
+    assert filled == [{1, 2, 3, 4}, {2, 3, 4}, {3, 4}, {4}]
+    # Each stage that is left out saves its backward pass, which is more than its adapters' share of the forward pass.
+    inputs = random_image(SETTINGS, SETTINGS.image)
+    forward = [count_flops(lambda model=model: model.backbone(inputs)) for model in built]
+    saved = [(flops[i] - flops[i + 1], forward[i] - forward[i + 1]) for i in range(3)]
+    assert all(step > 2 * adapters > 0 for step, adapters in saved)
+
+
+def test_our_own_fine_tuning_trains_everything():
+    model = build_model(FULL, SETTINGS)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert count_flops(prepare_ours(FULL, SETTINGS)) > count_flops(prepare_ours(VMT, SETTINGS))
 
 
 def test_the_encoder_step_trains_the_adapters_of_all_tasks():

@@ -52,7 +52,7 @@ def resumable(arguments: Sequence[Any], work_dir: Path, inputs: Sequence[str]) -
         lock = stack.enter_context(open(lock_file, 'w', encoding='utf-8'))
         if not _locked(lock):
             raise SystemExit(f'{work_dir} is in use by a training that was left behind. Wait for it, or end it')
-        keep_open = [lock.fileno(), *_one_gpu(stack, work_dir)]
+        keep_open = [lock.fileno(), *_one_gpu(stack)]
         same = started.is_file() and started.read_text() == digest.hexdigest()
         resume = same and (work_dir / 'last_checkpoint').is_file()
         if not resume:
@@ -70,7 +70,7 @@ def _locked(file: Any) -> bool:
     return True
 
 
-def _one_gpu(stack: ExitStack, work_dir: Path) -> list[int]:
+def _one_gpu(stack: ExitStack) -> list[int]:
     """Take one of several GPUs that no other training of the comparison has on this machine."""
     import torch
 
@@ -79,7 +79,7 @@ def _one_gpu(stack: ExitStack, work_dir: Path) -> list[int]:
     names = os.environ.get('CUDA_VISIBLE_DEVICES') or ','.join(map(str, range(torch.cuda.device_count())))
     while True:
         for name in names.split(','):
-            file = open(work_dir.parents[2] / f'.gpu{name}_{os.uname().nodename}', 'w', encoding='utf-8')  # noqa: SIM115
+            file = open(f'.gpu{name}_{os.uname().nodename}', 'w', encoding='utf-8')  # noqa: SIM115
             if _locked(file):
                 os.environ['CUDA_VISIBLE_DEVICES'] = name
                 return [stack.enter_context(file).fileno()]

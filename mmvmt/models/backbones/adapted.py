@@ -42,7 +42,7 @@ class AdaptedEncoder(BaseModule):
     width of each stage, and ``out_indices``, the stages whose features leave, calls :meth:`insert_adapters` at the end
     of its ``__init__``, and defines:
 
-    - :attr:`slots`, and for a site :meth:`layers`, :meth:`norm_of` and, if widths vary, :meth:`slot_channels`;
+    - :attr:`slots`, and for a site :meth:`slot_layers`, :meth:`norm_of` and, if widths vary, :meth:`slot_channels`;
     - three kinds of *parts*, modules that run alone and one after another: :meth:`embedding_part`, how an image becomes
       tokens; :meth:`stage_blocks`, the blocks in their order; :meth:`transition_part`, what happens between two stages;
     - where it differs from what stands here: :meth:`enter`, what happens to tokens before the first block;
@@ -69,9 +69,9 @@ class AdaptedEncoder(BaseModule):
         """The blocks of every stage, in the order of the stream."""
         raise NotImplementedError(f'{type(self).__name__} does not define stage_blocks()')
 
-    def layers(self, stage: int, block: int) -> dict[str, nn.Linear]:
+    def slot_layers(self, stage: int, block: int) -> dict[str, nn.Linear]:
         """The linear layers of a block that are slots, by slot."""
-        raise NotImplementedError(f'{type(self).__name__} does not define layers()')
+        raise NotImplementedError(f'{type(self).__name__} does not define slot_layers()')
 
     def norm_of(self, site: Site) -> nn.LayerNorm:
         """The LayerNorm of the block that stands in front of a slot."""
@@ -83,7 +83,7 @@ class AdaptedEncoder(BaseModule):
         Raises:
             ValueError: The block cannot offer the slot.
         """
-        layer = self.layers(stage, block).get(slot)
+        layer = self.slot_layers(stage, block).get(slot)
         if layer is None:
             return self.num_features[stage], self.num_features[stage]
         return layer.in_features, layer.out_features
@@ -147,7 +147,7 @@ class AdaptedEncoder(BaseModule):
         if self.tasks is not None:
             for index in self._output_norms():
                 delattr(self, f'norm{index}')
-        self.parts = PartNames.of(self)
+        self.part_names = PartNames.of(self)
         self.plugins = [dict(plugin) for plugin in plugins or ()]
         self.adapters = ModuleList(
             [build_method(plugin, self, self.tasks or (UNNAMED_TASK,)) for plugin in self.plugins]
@@ -252,7 +252,7 @@ class AdaptedEncoder(BaseModule):
         Raises:
             ValueError: The slot is a branch or tokens.
         """
-        layers = self.layers(site.stage, site.block)
+        layers = self.slot_layers(site.stage, site.block)
         if site.slot not in layers:
             raise ValueError(f'slot {site.slot!r} is no linear layer; those are {", ".join(layers)}')
         return layers[site.slot]

@@ -178,7 +178,7 @@ def _substitutes(encoder: AdaptedEncoder, task: str) -> dict[str, Parameters]:
     parts: dict[str, Parameters] = {}
     for adapter in encoder.adapters:
         for name, tensor in adapter.substitutes(encoder, task).items() if adapter.per_task else ():
-            part = encoder.parts.of_parameter(name)
+            part = encoder.part_names.of_parameter(name)
             if part is None:
                 raise ValueError(f'{type(adapter).__name__} cannot copy {name!r} per task')
             parameter = name[len(part) + 1 :]
@@ -190,7 +190,7 @@ def _substitutes(encoder: AdaptedEncoder, task: str) -> dict[str, Parameters]:
 
 def _first_of_task(encoder: AdaptedEncoder, substitutes: dict[str, Parameters]) -> int | None:
     """Position of the first block whose outputs depend on the task; None if even the tokens do."""
-    parts, blocks = encoder.parts, encoder.blocks()
+    parts, blocks = encoder.part_names, encoder.blocks()
     if parts.embedding in substitutes:
         return None
     for position, (stage, block) in enumerate(blocks):
@@ -204,7 +204,7 @@ def _first_of_task(encoder: AdaptedEncoder, substitutes: dict[str, Parameters]) 
 
 def _embed(encoder: AdaptedEncoder, image: Tensor, run: Pass) -> Stream:
     """Tokens of the images, for every task of the pass if they depend on it."""
-    part, substituted = encoder.embedding_part(), run.substituted(encoder.parts.embedding)
+    part, substituted = encoder.embedding_part(), run.substituted(encoder.part_names.embedding)
     if any(substituted):
         embedded = [_run_part(part, of_task, image) for of_task in substituted]
         x, hw = torch.cat([tokens for tokens, _ in embedded]), embedded[0][1]
@@ -239,7 +239,7 @@ def _run_block(
     encoder: AdaptedEncoder, stage: int, block: int, stream: Stream, run: Pass
 ) -> tuple[Tensor, Tensor | None, Sequence[Tensor]]:
     """Outputs of a block: the stream, the prompts that are carried on, and what goes to the stage's tap."""
-    module, substituted = encoder.stage_blocks()[stage][block], run.substituted(encoder.parts.blocks[stage, block])
+    module, substituted = encoder.stage_blocks()[stage][block], run.substituted(encoder.part_names.blocks[stage, block])
     if len(run.tasks) > 1 and any(substituted):
         # Every task has its own frozen layers here: they cannot share one batch.
         streams = stream.parts(len(run.tasks))
@@ -268,7 +268,7 @@ def _leave_stage(encoder: AdaptedEncoder, stage: int, stream: Stream, run: Pass,
         for adapter in tapping(encoder.adapters):
             tap = adapter.tap(stage, x, stream.tapped, tasks) or tap
     taps, sizes = stream.taps + (x if tap is None else tap,), stream.sizes + (hw,)
-    part, substituted = encoder.transition_part(stage), run.substituted(encoder.parts.transitions[stage])
+    part, substituted = encoder.transition_part(stage), run.substituted(encoder.part_names.transitions[stage])
     if part is None:
         return Stream(x, hw, prompts, (), taps, sizes)
 

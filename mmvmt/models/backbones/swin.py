@@ -125,7 +125,7 @@ class AdaptedSwin(AdaptedEncoder, SwinTransformer):
     def stage_blocks(self) -> list[ModuleList]:
         return [stage.blocks for stage in self.stages]
 
-    def layers(self, stage: int, block: int) -> dict[str, nn.Linear]:
+    def slot_layers(self, stage: int, block: int) -> dict[str, nn.Linear]:
         return self.stages[stage].blocks[block].layers
 
     def norm_of(self, site: Site) -> nn.LayerNorm:

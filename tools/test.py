@@ -43,6 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     cfg = load_run_config(args)
     is_adapter = is_adapter_file(args.checkpoint)
     cfg.load_from = None if is_adapter else args.checkpoint
+    cfg.get('model', {}).pop('strict_heads', None)  # what is tested is what was trained
     set_test_outputs(cfg, args.out, args.show, args.show_dir, args.wait_time)
 
     exists = is_there(args.checkpoint)

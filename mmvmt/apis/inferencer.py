@@ -33,6 +33,7 @@ from mmvmt.datasets.transforms import (
 )
 from mmvmt.engine.run_config import add_trust_argument
 from mmvmt.models import MultiTaskEncoderDecoder
+from mmvmt.models.wrappers import unwrapped
 from mmvmt.registry import TRANSFORMS
 from mmvmt.structures import TASKS, MultiTaskDataSample, NormalsAxes, check_tasks, save_predictions
 from mmvmt.visualization import MultiTaskVisualizer
@@ -155,6 +156,8 @@ class MultiTaskInferencer:
             device = device or get_device()
         elif cfg_options:
             raise ValueError(f'cfg_options {dict(cfg_options)} change a config, but a built model was given')
+        if isinstance(model, torch.nn.Module):
+            model = unwrapped(model)
         if not isinstance(model, MultiTaskEncoderDecoder):
             raise TypeError(f'the model must be a MultiTaskEncoderDecoder, got {type(model).__name__}')
         self.tasks = model.tasks if tasks is None else check_tasks(tasks, model.tasks)

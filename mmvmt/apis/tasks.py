@@ -8,9 +8,12 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from mmvmt.engine.run_config import dataset_cfgs, name_types
 from mmvmt.models import MultiTaskEncoderDecoder
+from mmvmt.models.wrappers import is_sharded, unwrapped
 from mmvmt.structures import TASKS, check_tasks
 
 _OUTPUTS = {
@@ -36,7 +39,7 @@ def add_task(model: MultiTaskEncoderDecoder, task: str, head: Mapping[str, Any])
     of the model lets everything train again.
 
     Args:
-        model: The model, not wrapped for several ranks.
+        model: The model, not wrapped for several ranks; in other wrappers, such as ``torch.compile``, it may be.
         task: Name of the new task, see :data:`mmvmt.structures.TASKS`.
         head: Config of its head, as under ``model.heads`` of a config.
 
@@ -45,7 +48,7 @@ def add_task(model: MultiTaskEncoderDecoder, task: str, head: Mapping[str, Any])
         ValueError: The task is unknown or there already, the head does not fit it, or a method has no parts per task
             that could be added to; the model is unchanged then.
     """
-    _check_model(model)
+    model = _bare(model)
     check_tasks((task,))
     if task in model.tasks:
         raise ValueError(f'the model has task {task!r} already; its tasks are {", ".join(model.tasks)}')
@@ -64,7 +67,7 @@ def remove_task(model: MultiTaskEncoderDecoder, task: str) -> None:
     All remaining tasks are active afterwards, and everything that the config lets train trains again.
 
     Args:
-        model: The model, not wrapped for several ranks.
+        model: The model, not wrapped for several ranks; in other wrappers, such as ``torch.compile``, it may be.
         task: Name of one of its tasks.
 
     Raises:
@@ -72,7 +75,7 @@ def remove_task(model: MultiTaskEncoderDecoder, task: str) -> None:
         ValueError: The model has no such task, or no other, or a method does not say what belongs to a task; the model
             is unchanged then.
     """
-    _check_model(model)
+    model = _bare(model)
     model.backbone.remove_task(task)
     del model.heads[task]
     _set_tasks(model, tuple(name for name in model.tasks if name != task))
@@ -173,12 +176,18 @@ def _metric(task: str, head: Mapping[str, Any]) -> dict[str, Any] | None:
     return metric | dict(num_classes=head['output']['num_classes']) if TASKS[task].kind == 'classes' else metric
 
 
-def _check_model(model: Any) -> None:
-    if not isinstance(model, MultiTaskEncoderDecoder):
+def _bare(model: Any) -> MultiTaskEncoderDecoder:
+    """The model inside of its wrappers, unless those keep track of its parameters for several ranks."""
+    bare, ranks = model, False
+    if isinstance(model, nn.Module):
+        bare = unwrapped(model)
+        ranks = is_sharded(model) or any(isinstance(module, DistributedDataParallel) for module in model.modules())
+    if ranks or not isinstance(bare, MultiTaskEncoderDecoder):
         raise TypeError(
             f'tasks are added to and removed from a MultiTaskEncoderDecoder, got {type(model).__name__}; of a wrapped '
             f'model pass model.module, before it is wrapped for several ranks'
         )
+    return bare
 
 
 def _set_tasks(model: MultiTaskEncoderDecoder, tasks: tuple[str, ...]) -> None:

@@ -11,15 +11,19 @@ from mmengine.registry import init_default_scope
 from torch import nn
 
 from mmvmt.engine.adapter_file import is_adapter_file, load_adapter, read_adapter
+from mmvmt.models import MultiTaskEncoderDecoder
 from mmvmt.models.checkpoint import read_checkpoint, state_dict_of
 from mmvmt.models.identity import METHOD_KEY, check_method_record, fill_frozen_in, lacks_encoder, load_pretrained
+from mmvmt.models.model_checkpoint import check_complete, named_as
+from mmvmt.models.weight_checks import check_tensors
+from mmvmt.models.wrappers import unwrapped
 from mmvmt.registry import MODELS
 
 
 def build_model(cfg: Config) -> nn.Module:
-    """Build the model of a config in evaluation mode; no weights are read."""
+    """Build the model of a config in evaluation mode; no weights are read, and only its own will fit."""
     init_default_scope(cfg.get('default_scope', 'mmvmt'))
-    return MODELS.build(cfg.model).eval()
+    return MODELS.build({key: value for key, value in cfg.model.items() if key != 'strict_heads'}).eval()
 
 
 def load_weights(model: nn.Module, path: str | os.PathLike, trusted: bool = False) -> dict[str, Any]:
@@ -37,9 +41,10 @@ def load_weights(model: nn.Module, path: str | os.PathLike, trusted: bool = Fals
 
     Raises:
         FileNotFoundError: The file, or that of the encoder, does not exist.
-        ValueError: A file is damaged, belongs to another model, or the encoder has no ``init_cfg`` where one is needed.
+        ValueError: A file is damaged, holds what no weight can be, belongs to another model, or the encoder has no
+            ``init_cfg`` where one is needed.
     """
-    path = os.fspath(path)
+    path, model = os.fspath(path), unwrapped(model)
     if is_adapter_file(path):
         read_adapter(path)  # a file that is missing or damaged is the first thing to be told
         load_pretrained(model, f'adapter file {path!r}')
@@ -47,10 +52,16 @@ def load_weights(model: nn.Module, path: str | os.PathLike, trusted: bool = Fals
     if not osp.isfile(osp.expanduser(path)) and not path.startswith(('http://', 'https://')):
         raise FileNotFoundError(f'checkpoint {path!r} does not exist')
     checkpoint = read_checkpoint(path, trusted)
+    what = f'checkpoint {path!r}'
     meta = checkpoint.get('meta') or {}
-    check_method_record(meta.get(METHOD_KEY), model, f'checkpoint {path!r}')
+    check_method_record(meta.get(METHOD_KEY), model, what)
     if lacks_encoder(checkpoint):
-        load_pretrained(model, f'checkpoint {path!r}')
+        load_pretrained(model, what)
         fill_frozen_in(model, checkpoint)
-    model.load_state_dict(state_dict_of(checkpoint))
+    weights = named_as(model, state_dict_of(checkpoint))
+    check_tensors(weights, what, model.state_dict())
+    if not isinstance(model, MultiTaskEncoderDecoder):
+        check_complete(model, weights, what)
+        weights = model.state_dict() | weights
+    model.load_state_dict(weights)
     return meta

@@ -16,9 +16,13 @@ from typing import Any, NamedTuple
 import safetensors
 import safetensors.torch
 import torch
+from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
+from mmvmt.models.checkpoint import read_checkpoint
 from mmvmt.models.identity import (
+    ENCODER_KEY,
+    METHOD_KEY,
     check_encoder,
     check_method_record,
     encoder_fingerprints,
@@ -26,7 +30,9 @@ from mmvmt.models.identity import (
     fingerprint,
     method_record,
 )
-from mmvmt.models.wrappers import unwrapped
+from mmvmt.models.model_checkpoint import named_as
+from mmvmt.models.weight_checks import check_tensors
+from mmvmt.models.wrappers import is_sharded, plain_name, unwrapped
 from mmvmt.structures import NormalsAxes
 
 from .files import write_atomically
@@ -37,7 +43,9 @@ FORMAT_VERSION = 1
 HALF_DTYPES = {'float16': torch.float16, 'bfloat16': torch.bfloat16}
 """Types in which matrices can be stored."""
 
-_MANIFEST = 'mmvmt_adapter'
+ADAPTER_KEY = 'mmvmt_adapter'
+"""Where the metadata of a file, and the meta information of a checkpoint that was read from one, has the manifest."""
+
 _PACKAGES = ('torch', 'mmengine', 'mmseg')
 
 
@@ -57,12 +65,19 @@ class AdapterFile(NamedTuple):
 
 
 def is_adapter_file(path: str | os.PathLike) -> bool:
-    """Whether a path names a file of this format, by its suffix."""
-    return os.fspath(path).endswith(SUFFIX)
+    """Whether a path names a file of this format: by its suffix, unless it is a safetensors file of something else."""
+    path = os.path.expanduser(os.fspath(path))
+    if not path.endswith(SUFFIX) or not osp.isfile(path):
+        return path.endswith(SUFFIX)
+    try:
+        with safetensors.safe_open(path, framework='pt') as file:
+            return ADAPTER_KEY in (file.metadata() or {})
+    except safetensors.SafetensorError:
+        return True  # what is wrong with it is said by whoever reads it
 
 
 def trained_names(model: nn.Module) -> list[str]:
-    """Names in a model's state dict of all that the frozen encoder does not determine.
+    """Names in a model's state dict, without what wrappers add, of all that the frozen encoder does not determine.
 
     These are the parameters and buffers of adapters, heads and output norms, running statistics too, and the
     parameters of the encoder that plugins train.
@@ -71,7 +86,7 @@ def trained_names(model: nn.Module) -> list[str]:
         TypeError: The model's ``backbone`` is no ``AdaptedEncoder``.
     """
     left_out = {f'backbone.{name}' for name in encoder_of(model).pretrained_names()}
-    return [name for name in unwrapped(model).state_dict() if name not in left_out]
+    return [name for name in map(plain_name, unwrapped(model).state_dict()) if name not in left_out]
 
 
 def save_adapter(
@@ -87,7 +102,7 @@ def save_adapter(
     """Write what was trained of a model into a file, atomically.
 
     Args:
-        model: A model whose ``backbone`` is an ``AdaptedEncoder``.
+        model: A model whose ``backbone`` is an ``AdaptedEncoder``, wrapped or not.
         path: The file; its name ends in ``.safetensors``.
         half: ``'float16'`` or ``'bfloat16'``: store tensors of two and more dimensions in this type. Vectors, such as
             biases, norms and running statistics, stay as they are.
@@ -101,16 +116,22 @@ def save_adapter(
 
     Raises:
         TypeError: The model's ``backbone`` is no ``AdaptedEncoder``.
-        ValueError: The suffix or ``half`` is wrong, an adapter is merged, or a value does not fit into ``half``.
+        ValueError: The suffix or ``half`` is wrong, an adapter is merged, a value does not fit into ``half``, or the
+            model holds only a shard of its weights and none are given.
     """
     path = os.fspath(path)
-    if not is_adapter_file(path):
+    if not path.endswith(SUFFIX):
         raise ValueError(f'the name of an adapter file ends in {SUFFIX}, got {path!r}')
     if half is not None and half not in HALF_DTYPES:
         raise ValueError(f'half must be one of {", ".join(HALF_DTYPES)} or None, got {half!r}')
+    if weights is None and is_sharded(model):
+        raise ValueError(
+            'this rank holds but a shard of the weights: gather them, as FullyShardedDataParallel.state_dict_type does '
+            'with StateDictType.FULL_STATE_DICT, and pass them as weights'
+        )
     encoder, model = encoder_of(model), unwrapped(model)
     _refuse_merged(model, 'saved')
-    state = model.state_dict() if weights is None else weights
+    state = {plain_name(name): value for name, value in (weights or model.state_dict()).items()}
     # A copy each: safetensors refuses tensors that share memory.
     tensors = {name: state[name].detach().cpu().contiguous().clone() for name in trained_names(model)}
     if half is not None:
@@ -128,7 +149,7 @@ def save_adapter(
         versions=package_versions(_PACKAGES),
         sha256=fingerprint(tensors),
     )
-    write_atomically(path, safetensors.torch.save(tensors, metadata={_MANIFEST: json.dumps(manifest)}))
+    write_atomically(path, safetensors.torch.save(tensors, metadata={ADAPTER_KEY: json.dumps(manifest)}))
     return manifest
 
 
@@ -148,13 +169,13 @@ def read_adapter(path: str | os.PathLike) -> AdapterFile:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no dictionary
     except safetensors.SafetensorError as error:
         raise ValueError(f'adapter file {path!r} is damaged, or no safetensors file: {error}') from error
-    if _MANIFEST not in metadata:
+    if ADAPTER_KEY not in metadata:
         raise ValueError(
-            f'{path!r} is a safetensors file, but no adapter file: its metadata has no entry {_MANIFEST!r}. Adapter '
+            f'{path!r} is a safetensors file, but no adapter file: its metadata has no entry {ADAPTER_KEY!r}. Adapter '
             f'files are written by tools/model_converters/export_adapter.py and at the end of a training'
         )
     try:
-        manifest = json.loads(metadata[_MANIFEST])
+        manifest = json.loads(metadata[ADAPTER_KEY])
     except (RecursionError, ValueError) as error:
         raise ValueError(f'adapter file {path!r} is damaged: its manifest is no JSON ({error})') from error
     version = manifest.get('version') if isinstance(manifest, dict) else None
@@ -195,12 +216,42 @@ def load_adapter(model: nn.Module, path: str | os.PathLike) -> dict[str, Any]:
             encoder (one that was never loaded, too) or other heads; or a tensor is missing, unexpected or of another
             shape or kind; or an adapter of the model is merged.
     """
-    encoder, model = encoder_of(model), unwrapped(model)
+    model = unwrapped(model)
     _refuse_merged(model, 'loaded over')
     manifest, tensors = read_adapter(path)
     what = f'adapter file {os.fspath(path)!r}'
+    check_manifest(manifest, model, what)
+    for index, adapter in enumerate(encoder_of(model).adapters):
+        prefix = f'backbone.adapters.{index}.'
+        adapter.check_structure(name.removeprefix(prefix) for name in tensors if name.startswith(prefix))
+    state = {plain_name(name): value for name, value in model.state_dict().items()}
+    own = {name: state[name] for name in trained_names(model)}
+    if getattr(model, 'strict_heads', True):
+        _check_tensors(what, tensors, own)
+    check_tensors(tensors, what, own)
+    left = {name: value for name, value in state.items() if name not in own}
+    model.load_state_dict(named_as(model, left | tensors))
+    return manifest
+
+
+def check_manifest(manifest: Mapping[str, Any], model: nn.Module, what: str) -> None:
+    """Refuse an adapter file of other tasks, another method, another encoder or other heads.
+
+    With ``strict_heads=False`` of the model, tasks and heads may differ.
+
+    Args:
+        manifest: That of the file.
+        model: The model, with the encoder's weights.
+        what: What the file is, for the error.
+
+    Raises:
+        ValueError: It is of another model.
+    """
+    model = unwrapped(model)
+    encoder = encoder_of(model)
+    strict = getattr(model, 'strict_heads', True)
     ours = list(encoder.tasks or ())
-    if sorted(ours) != sorted(manifest['tasks']):
+    if strict and sorted(ours) != sorted(manifest['tasks']):
         raise ValueError(
             f'{what} has the tasks {", ".join(manifest["tasks"]) or "none"}; this model has '
             f'{", ".join(ours) or "none"}. Use the config of that training'
@@ -208,18 +259,24 @@ def load_adapter(model: nn.Module, path: str | os.PathLike) -> dict[str, Any]:
     check_method_record(manifest['method'], model, what)
     check_encoder(encoder, manifest['encoder'], what)
     for task, head in _describe_heads(model).items():
-        if manifest['heads'].get(task) != head:
+        if strict and manifest['heads'].get(task) != head:
             raise ValueError(
                 f'{what} has another head of task {task!r}, {manifest["heads"].get(task)}; this model has {head}. Use '
                 f'the config of that training'
             )
-    for index, adapter in enumerate(encoder.adapters):
-        prefix = f'backbone.adapters.{index}.'
-        adapter.check_structure(name.removeprefix(prefix) for name in tensors if name.startswith(prefix))
-    state = model.state_dict()
-    _check_tensors(what, tensors, {name: state[name] for name in trained_names(model)})
-    model.load_state_dict(state | tensors)
-    return manifest
+
+
+def _read_as_checkpoint(filename: str, map_location: Any = None) -> dict[str, Any]:
+    """An adapter file as a checkpoint without frozen weights, any other safetensors file as one of weights alone."""
+    if not is_adapter_file(filename):
+        return dict(meta={}, state_dict=read_checkpoint(filename))
+    manifest, tensors = read_adapter(osp.expanduser(filename))
+    meta = {METHOD_KEY: manifest['method'], ENCODER_KEY: manifest['encoder'], ADAPTER_KEY: manifest}
+    return dict(meta=meta, state_dict=tensors)
+
+
+# mmengine takes it for ``load_from`` and wherever else it reads a checkpoint; a prefix may be any regular expression.
+CheckpointLoader.register_scheme(r'.*\.safetensors$', _read_as_checkpoint, force=True)
 
 
 def _refuse_merged(model: nn.Module, what: str) -> None:

@@ -15,7 +15,7 @@ from mmvmt.models.checkpoint import PRETRAINED, read_checkpoint
 from mmvmt.models.identity import ENCODER_REMEDY, lacks_encoder
 from mmvmt.registry import type_name
 
-from .adapter_file import is_adapter_file
+from .adapter_file import is_adapter_file, read_adapter
 from .files import POINTER, latest_checkpoint, renew_pointer
 from .run_config import dataset_cfgs, has_several_tasks
 
@@ -53,7 +53,9 @@ def read_before_run(path: str, trusted: bool = False, remedy: str = '') -> dict[
 
 
 def check_load_from(cfg: Config, trusted: bool = False) -> None:
-    """Read the checkpoint that a training starts from.
+    """Read the weights that a training starts from.
+
+    Where they come without the frozen ones, as adapter files do, the run sees that its encoder is theirs.
 
     Args:
         cfg: The config.
@@ -61,10 +63,19 @@ def check_load_from(cfg: Config, trusted: bool = False) -> None:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is unreadable, or holds code that loading would execute.
+        ValueError: It is unreadable, holds code that loading would execute, or holds no encoder and ``init_cfg`` names
+            none.
     """
-    if cfg.get('load_from'):
-        read_before_run(cfg.load_from, trusted, _LOAD_FROM)
+    source = cfg.get('load_from')
+    if not source or not comes_without_encoder(source, trusted, _LOAD_FROM):
+        return
+    if encoder_init_cfg(cfg) is None:
+        raise ValueError(
+            f'load_from {source!r} holds no frozen weights, and model.backbone.init_cfg is None; {ENCODER_REMEDY}'
+        )
+    hooks = cfg.get('custom_hooks') or ()
+    if not any(type_name(hook) == 'MethodRecordHook' for hook in hooks if isinstance(hook, dict)):
+        cfg.custom_hooks = [*hooks, dict(type='mmvmt.MethodRecordHook')]
 
 
 def set_resume(cfg: Config, trusted: bool = False) -> None:
@@ -82,6 +93,7 @@ def set_resume(cfg: Config, trusted: bool = False) -> None:
             ``init_cfg`` names none.
     """
     cfg.resume = True
+    (cfg.get('model') or {}).pop('strict_heads', None)
     latest, remedy = cfg.get('load_from'), _LOAD_FROM
     if not latest:
         renew_pointer(cfg.work_dir)
@@ -124,18 +136,22 @@ def check_sampler(cfg: Config) -> None:
         )
 
 
-def comes_without_encoder(path: str, trusted: bool = False) -> bool:
+def comes_without_encoder(path: str, trusted: bool = False, remedy: str = 'name a local file') -> bool:
     """Whether a file of weights holds no frozen weights: an adapter file, or a checkpoint that left them out.
 
     Args:
         path: Local path or URL, see :func:`read_before_run`.
         trusted: Let the file execute what it holds besides weights.
+        remedy: What to do where there is no such file, for the error.
 
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: The file is unreadable, or holds code that loading would execute without being trusted.
     """
-    return is_adapter_file(path) or lacks_encoder(read_before_run(path, trusted, 'name a local file'))
+    if is_adapter_file(path):
+        read_adapter(path)
+        return True
+    return lacks_encoder(read_before_run(path, trusted, remedy))
 
 
 def missing_inputs(cfg: Config, dataloaders: tuple[str, ...], weights: bool) -> list[str]:

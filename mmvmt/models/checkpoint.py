@@ -6,7 +6,7 @@ import codecs
 import os.path as osp
 import pickle
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.error import URLError
 
@@ -21,7 +21,9 @@ from torch import Tensor, nn
 from mmvmt.compat import safe_globals
 from mmvmt.registry import type_name
 
-from .swin_layouts import layout_of, to_mmseg_layout, without_prefix
+from .swin_layouts import BUFFERS, ENCODER_PARTS, architecture_of, layout_of, to_mmseg_layout, without_prefix
+from .weight_checks import check_structure, check_tensors
+from .wrappers import plain_name
 
 _INIT_CFG = 'name a local file with --cfg-options model.backbone.init_cfg.checkpoint=PATH'
 
@@ -32,6 +34,11 @@ _TRUST = (
     'A file of your own that holds more than weights is read with --trust-checkpoint; one that init_cfg names, with '
     'init_cfg.trusted=True'
 )
+
+_HOLDERS = ('state_dict', 'model', 'model_state_dict', 'module')
+"""Entries of checkpoints under which the weights are."""
+_COUNTERS = ('n_averaged', 'steps')
+"""What averages of weights have beside those."""
 
 
 def _history_buffer_attribute(owner: Any, name: str) -> Any:
@@ -87,6 +94,7 @@ def read_checkpoint(
         ValueError: The file is no checkpoint, is truncated, or holds more than weights and mmengine's records without
             being trusted.
     """
+    what = f'checkpoint {source!r}'
     try:
         if source.endswith('.safetensors') and not source.startswith(('http://', 'https://')):
             return load_file(osp.expanduser(source))
@@ -96,36 +104,45 @@ def read_checkpoint(
             else:
                 checkpoint = torch.load(osp.expanduser(source), map_location='cpu', weights_only=not trusted)
     except (FileNotFoundError, IsADirectoryError):
-        raise FileNotFoundError(f'checkpoint {source!r} does not exist; {remedy}') from None
+        raise FileNotFoundError(f'{what} does not exist; {remedy}') from None
     except (URLError, ConnectionError, TimeoutError) as error:
         raise FileNotFoundError(f'checkpoint {source} could not be downloaded ({error}); {remedy}') from error
     except OSError:
         raise
     # Unpickling damaged bytes fails with whatever its next operation raises: KeyError, UnicodeDecodeError, ...
     except Exception as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
         refused = isinstance(error, pickle.UnpicklingError) and not trusted
         raise ValueError(
-            f'checkpoint {source!r} is not a readable file of weights (truncated, of another kind, or holding code '
-            f'that would be executed): {reason}' + (f'. {_TRUST}' if refused else '')
+            f'{what} is not a readable file of weights (truncated, of another kind, or holding code '
+            f'that would be executed): {_reason(error)}' + (f'. {_TRUST}' if refused else '')
         ) from error
-    if not isinstance(checkpoint, dict):
-        raise ValueError(
-            f'checkpoint {source!r} holds no dictionary of weights, but {type(checkpoint).__name__}; name a file that '
-            f'a training or torch.save(model.state_dict(), PATH) wrote'
-        )
+    check_structure(checkpoint, what)
     return checkpoint
 
 
+def _reason(error: Exception) -> str:
+    """What PyTorch found, without its advice to run whatever a file holds."""
+    text = re.sub(r'\x1b\[[0-9;]*m', '', str(error))
+    found = re.search(r'(?:WeightsUnpickler error: *)\s*([^\n]+?)(?:\. Please use [^\n]*)?(?:\n|$)', text)
+    return found[1] if found else next(iter(text.splitlines()), type(error).__name__)
+
+
 def state_dict_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The weights in a checkpoint of mmengine (``state_dict``), of Swin's authors (``model``) or bare."""
-    for key in ('state_dict', 'model'):
-        if isinstance(checkpoint.get(key), Mapping):
-            checkpoint = checkpoint[key]
+    """The weights in a checkpoint of mmengine (``state_dict``), of Swin's authors (``model``) and the like, or bare.
+
+    Names are without what a wrapper for several ranks, an average, ``torch.compile`` or FSDP adds to them.
+    """
+    while True:
+        inside = [checkpoint[key] for key in _HOLDERS if isinstance(checkpoint.get(key), Mapping)]
+        if not inside:
             break
-    weights = {name: value for name, value in checkpoint.items() if isinstance(value, Tensor)}
-    if weights and all(name.startswith('module.') for name in weights):
-        weights = {name.removeprefix('module.'): value for name, value in weights.items()}
+        checkpoint = inside[0]
+    weights = {plain_name(name): value for name, value in checkpoint.items() if isinstance(value, Tensor)}
+    while any(name.startswith('module.') for name in weights):
+        inner = {name: value for name, value in weights.items() if name not in _COUNTERS}
+        if not all(name.startswith('module.') for name in inner):
+            break
+        weights = {plain_name(name.removeprefix('module.')): value for name, value in inner.items()}
     return weights
 
 
@@ -137,12 +154,41 @@ def _resize_bias_table(table: Tensor, rows: int) -> Tensor:
     return grid.reshape(-1, new * new).t().contiguous()
 
 
-def load_encoder_checkpoint(encoder: nn.Module, init_cfg: Mapping[str, Any]) -> None:
-    """Load encoder weights and make sure that every one of them was there.
+def read_encoder(
+    source: str, trusted: bool = False, layout: str | None = None, remedy: str = 'name a local file'
+) -> tuple[dict[str, Tensor], str]:
+    """Read the weights of an encoder, alone or in a whole model, under the names of mmseg.
 
-    Key names may be those of mmseg, mmpretrain, Microsoft's release or timm. Weights of heads and adapters in the file
-    are left out; output norms, of which a classifier has one at most, are loaded if both sides have them. A bias table
-    of another window size is interpolated.
+    Args:
+        source: As in :func:`read_checkpoint`.
+        trusted: As in :func:`read_checkpoint`.
+        layout: The layout of the keys, one of :data:`~mmvmt.models.swin_layouts.LAYOUTS`; None: found out from them.
+        remedy: As in :func:`read_checkpoint`.
+
+    Returns:
+        The weights, and the layout that they had.
+
+    Raises:
+        FileNotFoundError: The checkpoint is missing.
+        ValueError: It is unreadable, of another layout or architecture, or holds what no weight can be.
+    """
+    what = f'checkpoint {source!r}'
+    weights = state_dict_of(read_checkpoint(source, trusted, remedy))
+    try:
+        weights = without_prefix(weights)
+        parts = (*ENCODER_PARTS, 'layers.', 'norm')
+        check_tensors({name: value for name, value in weights.items() if name.startswith(parts)}, what)
+        return to_mmseg_layout(weights, layout), layout_of(weights)
+    except ValueError as error:
+        raise ValueError(str(error) if what in str(error) else f'{what} cannot be loaded: {error}') from None
+
+
+def load_encoder_checkpoint(encoder: nn.Module, init_cfg: Mapping[str, Any]) -> None:
+    """Load encoder weights and make sure that every one of them was there, and no other.
+
+    Key names may be those of mmseg, mmpretrain, Microsoft's releases or timm, the encoder may stand alone or in a whole
+    model. What stands beside it is left out: heads, necks, adapters; output norms, of which a classifier has one at
+    most, are loaded if both sides have them. A bias table of another window size is interpolated.
 
     Args:
         encoder: An ``AdaptedSwin``.
@@ -151,7 +197,7 @@ def load_encoder_checkpoint(encoder: nn.Module, init_cfg: Mapping[str, Any]) -> 
 
     Raises:
         FileNotFoundError: The checkpoint is missing.
-        ValueError: It is unreadable, or of another encoder.
+        ValueError: It is unreadable, of another encoder, a smaller or larger one too, or holds what no weight can be.
     """
     source = init_cfg.get('checkpoint')
     if type_name(init_cfg, 'Pretrained') not in PRETRAINED or not isinstance(source, str):
@@ -159,85 +205,68 @@ def load_encoder_checkpoint(encoder: nn.Module, init_cfg: Mapping[str, Any]) -> 
             f'init_cfg of {type(encoder).__name__} must be dict(type="Pretrained", checkpoint=PATH_OR_URL) or None, '
             f'got {dict(init_cfg)!r}'
         )
-    weights = without_prefix(state_dict_of(read_checkpoint(source, init_cfg.get('trusted', False), _INIT_CFG)))
-    layout = layout_of(weights)
+    what = f'checkpoint {source!r}'
+    weights, layout = read_encoder(source, init_cfg.get('trusted', False), remedy=_INIT_CFG)
     if layout != 'mmseg':
-        try:
-            weights = to_mmseg_layout(weights)
-        except ValueError as error:
-            raise ValueError(f'checkpoint {source!r} cannot be loaded: {error}') from None
         print_log(f'{source} has the key names of {layout}; they are read as those of mmseg', logger='current')
-
-    left_out = re.compile(r'adapters\.|norm\d+\.|.*relative_position_index$')
-    own = {name: value for name, value in encoder.state_dict().items() if not left_out.match(name)}
+    left_out = re.compile(r'adapters\.|norm\d+\.')
+    everything = encoder.state_dict()
+    own = {name: value for name, value in everything.items() if not (left_out.match(name) or name.endswith(BUFFERS))}
     for name, value in own.items():
         if name.endswith('relative_position_bias_table') and name in weights:
             table = weights[name]
-            if table.ndim == 2 and table.shape[1] == value.shape[1] and table.shape[0] != value.shape[0]:
-                weights[name] = _resize_bias_table(table, value.shape[0])
-    own |= {n: v for n, v in encoder.state_dict().items() if re.match(r'norm\d+\.', n) and n in weights}
-    missing = [name for name in own if name not in weights]
-    if missing:
-        raise ValueError(
-            f'checkpoint {source!r} is not of this encoder: {len(missing)} of its {len(own)} weights are missing, '
-            f'e.g. {missing[0]!r} (the file has e.g. {next(iter(weights), "nothing")!r}); '
-            f'key names of mmseg, mmpretrain, Microsoft or timm are expected'
-        )
+            if table.ndim == 2 and table.shape[1] == value.shape[1] and _is_square(table.shape[0]):
+                weights[name] = table if len(table) == len(value) else _resize_bias_table(table, len(value))
+    check_same_encoder(own, weights, what)
+    own |= {n: v for n, v in everything.items() if re.match(r'norm\d+\.', n) and n in weights}
     for name, value in own.items():
         if weights[name].shape != value.shape:
             raise ValueError(
-                f'checkpoint {source!r} is of another encoder size: {name!r} has shape {tuple(weights[name].shape)}, '
-                f'this encoder needs {tuple(value.shape)}'
+                f'{what} is of another encoder size: {name!r} has shape {tuple(weights[name].shape)}, '
+                f'this encoder needs {tuple(value.shape)}{_compared(weights, own)}'
             )
     encoder.load_state_dict({name: weights[name] for name in own}, strict=False)
     print_log(f'Loaded {len(own)} encoder weights from {source}', logger='current')
 
 
-def _names(keys: Iterable[str]) -> str:
-    keys = sorted(keys)
-    return ', '.join(keys[:3]) + (f' and {len(keys) - 3} more' if len(keys) > 3 else '')
+def _is_square(number: int) -> bool:
+    return round(number**0.5) ** 2 == number
 
 
-def check_model_checkpoint(model: nn.Module, weights: Mapping[str, Tensor], prefix: str = '') -> None:
-    """Refuse weights of another method, task set or size before any of them is copied.
+def _compared(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+    """Which architectures two sets of encoder weights are of, where they differ in it."""
+    theirs, ours = architecture_of(weights), architecture_of(own)
+    if theirs == ours:
+        return ''
+    return f'. By its weights the file is of {theirs}; this encoder is {ours}. Name another file, or change the encoder'
+
+
+def check_same_encoder(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], what: str) -> None:
+    """Refuse weights of another encoder by their names.
 
     Args:
-        model: A ``MultiTaskEncoderDecoder``.
-        weights: State dict whose keys start with ``prefix``.
-        prefix: Prefix of this model's keys.
+        own: Weights of the encoder, without adapters, output norms and buffers.
+        weights: Theirs in mmseg's layout.
+        what: Where they come from, for the error.
 
     Raises:
-        ValueError: Tasks, adapters, encoder or shapes differ, or weights are missing.
+        ValueError: Some are missing, or there are more.
     """
-    buffers = ('relative_position_index', 'num_batches_tracked')
-    own = {prefix + name: value for name, value in model.state_dict().items() if not name.endswith(buffers)}
-    theirs = {name for name in weights if not name.endswith(buffers)}
-    remedy = 'Use the config that the checkpoint was trained with'
-
-    def tasks(keys: Iterable[str]) -> list[str]:
-        heads = prefix + 'heads.'
-        return sorted({key[len(heads) :].split('.')[0] for key in keys if key.startswith(heads)})
-
-    if tasks(theirs) != tasks(own):
-        found = ', '.join(tasks(theirs)) or 'none'
+    missing = [name for name in own if name not in weights]
+    besides = [n for n in weights if n.startswith(ENCODER_PARTS) and not n.endswith(BUFFERS) and n not in own]
+    if len(missing) == len(own):
         raise ValueError(
-            f'the checkpoint has heads for tasks: {found}; this model has: {", ".join(tasks(own))}. {remedy} (an '
-            f'encoder alone is loaded through model.backbone.init_cfg)'
+            f'{what} is not of this encoder: all of its {len(own)} weights are missing, e.g. {missing[0]!r} (the file '
+            f'has e.g. {next(iter(weights), "nothing")!r}); key names of mmseg, mmpretrain, Microsoft or timm are '
+            f'expected'
         )
-    trained = (f'{prefix}heads.', f'{prefix}backbone.adapters.')
-    for what, chosen in (
-        ('was trained with another method than', lambda key: key.startswith(trained)),
-        ('is of another encoder than', lambda key: not key.startswith(trained)),
-    ):
-        lacks = {key for key in own if chosen(key)} - theirs
-        besides = {key for key in theirs if chosen(key)} - own.keys()
-        if lacks or besides:
-            details = [f'it lacks {_names(lacks)}'] if lacks else []
-            details += [f'it has besides {_names(besides)}'] if besides else []
-            raise ValueError(f'the checkpoint {what} this model: {"; ".join(details)}. {remedy}')
-    for key, value in own.items():
-        if weights[key].shape != value.shape:
-            raise ValueError(
-                f'the checkpoint does not fit this model: {key!r} has shape {tuple(weights[key].shape)}, the model '
-                f'needs {tuple(value.shape)}. {remedy}'
-            )
+    if missing:
+        raise ValueError(
+            f'{what} is not of this encoder: {len(missing)} of its {len(own)} weights are missing, '
+            f'e.g. {missing[0]!r}{_compared(weights, own)}'
+        )
+    if besides:
+        raise ValueError(
+            f'{what} is of another encoder: {len(besides)} weights in it have no place in this one, '
+            f'e.g. {besides[0]!r}{_compared(weights, own)}'
+        )

@@ -24,6 +24,7 @@ from mmvmt.models.backbones.slots import Fills, Prompts
 from mmvmt.models.backbones.windows import ShiftedWindowAttention
 from mmvmt.models.multi_task_encoder_decoder import MultiTaskEncoderDecoder
 from mmvmt.models.task_heads import MLPHead
+from mmvmt.models.wrappers import unwrapped
 from mmvmt.structures import TASKS, NormalsAxes, check_tasks
 from mmvmt.version import __version__
 
@@ -210,6 +211,7 @@ class MultiTaskGraph(nn.Module):
         axes: NormalsAxes | None = None,
     ) -> None:
         super().__init__()
+        model = unwrapped(model)
         self.tasks = model.tasks if tasks is None else check_tasks(tasks, model.tasks)
         _check_exportable(model, normalised)
         self.normalised = normalised

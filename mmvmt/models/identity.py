@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mmvmt.registry import ADAPTERS, type_in_configs
+from mmvmt.adapters.base import Method
+from mmvmt.registry import ADAPTERS, class_of, type_in_configs
 
 from .backbones.adapted import FROZEN_DTYPES, AdaptedEncoder
+from .backbones.plugins import slots_of
 from .wrappers import unwrapped
 
 FULL_STORAGE = 'float32'
@@ -25,7 +28,9 @@ ENCODER_REMEDY = (
 METHOD_KEY = 'mmvmt_method'
 """Where the meta information of a checkpoint has the plugins of the encoder."""
 
-_ENCODER_KEY = 'mmvmt_encoder'
+ENCODER_KEY = 'mmvmt_encoder'
+"""Where it has the fingerprints of the encoder that the weights come without."""
+
 _PREFIX = 'backbone.'
 
 
@@ -51,6 +56,7 @@ def encoder_of(model: nn.Module) -> AdaptedEncoder:
     """
     model = unwrapped(model)
     encoder = getattr(model, 'backbone', None)
+    encoder = encoder if encoder is None else unwrapped(encoder)
     if not isinstance(encoder, AdaptedEncoder):
         raise TypeError(
             f'only of a model whose backbone is an AdaptedEncoder is it known what is frozen; the backbone of '
@@ -69,30 +75,51 @@ def plain(value: Any) -> Any:
 
 
 def method_record(model: nn.Module) -> list[dict]:
-    """The plugins of a model's encoder, as checkpoints and adapter files hold them.
+    """The plugins of a model's encoder, as checkpoints and adapter files hold them: with all of their options, those
+    that the config leaves at their defaults too, since a default may change."""
+    encoder = unwrapped(unwrapped(model).backbone)
+    return [_written_out(plugin, encoder) for plugin in getattr(encoder, 'plugins', [])]
 
-    Options whose default changed are named in any case, so that a record without them is one from before.
+
+def _written_out(plugin: Mapping[str, Any], encoder: AdaptedEncoder, former: bool = False) -> dict[str, Any]:
+    """A plugin in the one way to write it: its class with scope, all stages, a list of slots, every option.
+
+    Args:
+        plugin: The plugin.
+        encoder: The encoder, for the number of its stages.
+        former: Whether options that are not named have the defaults that they had before records named them all.
     """
-    backbone = unwrapped(model).backbone
-    record = plain(getattr(backbone, 'plugins', []))
-    for plugin, adapter in zip(record, getattr(backbone, 'adapters', ())):
-        plugin['cfg'] |= {option: getattr(adapter, option) for option in adapter.former_defaults}
-    return record
+    cfg = dict(plugin['cfg'])
+    kind = cfg.pop('type')
+    stages = plugin.get('stages')
+    stages = [True] * len(encoder.stage_blocks()) if stages is None else [bool(filled) for filled in stages]
+    method = class_of(ADAPTERS, kind)
+    if not isinstance(method, type) or not issubclass(method, Method):
+        # A method that nobody imported here can only be compared word for word.
+        return plain(dict(plugin, cfg=dict(cfg, type=kind), stages=stages))
+    options = _defaults(method) | (method.former_defaults if former else {}) | cfg
+    slots = slots_of(method, plugin.get('position'))
+    return plain(dict(cfg=dict(options, type=method), stages=stages, position=slots))
 
 
-def _completed(record: list) -> list:
-    """A record with the former defaults of the options that it does not name and ours does."""
-    completed = []
-    for plugin in record:
-        cfg = plugin.get('cfg') if isinstance(plugin, Mapping) else None
-        kind = cfg.get('type') if isinstance(cfg, Mapping) else None
-        method = ADAPTERS.get(kind) if isinstance(kind, str) else None
-        completed.append(plugin if method is None else dict(plugin, cfg=method.former_defaults | cfg))
-    return completed
+def _defaults(method: type[Method]) -> dict[str, Any]:
+    """Options of a method with their defaults, those that its base classes take included."""
+    defaults: dict[str, Any] = {}
+    for base in method.__mro__:
+        if '__init__' not in vars(base):
+            continue
+        parameters = inspect.signature(base.__init__).parameters.values()
+        for parameter in parameters:
+            # What a config cannot hold is no option, but how one class is made of another.
+            if isinstance(parameter.default, (str, bool, int, float, list, tuple, dict, type(None))):
+                defaults.setdefault(parameter.name, parameter.default)
+        if not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
+            break
+    return defaults
 
 
 def check_method_record(theirs: list[dict] | None, model: nn.Module, what: str) -> None:
-    """Refuse weights of other plugins or other options of them.
+    """Refuse weights of other plugins or other options of them, whichever way those are written.
 
     Args:
         theirs: The record that came with the weights; None: there is none.
@@ -100,15 +127,44 @@ def check_method_record(theirs: list[dict] | None, model: nn.Module, what: str) 
         what: What the weights are, for the error.
 
     Raises:
-        ValueError: The records differ.
+        ValueError: The records differ, or theirs is none.
     """
+    if theirs is None:
+        return
+    if not isinstance(theirs, list) or not all(_is_plugin(plugin) for plugin in theirs):
+        raise ValueError(f'{what} is damaged: its record of the method must be a list of plugins, got {theirs!r}')
+    encoder = unwrapped(unwrapped(model).backbone)
     ours = method_record(model)
-    theirs = None if theirs is None else _completed(theirs)
-    if theirs is not None and theirs != ours:
+    theirs = [_written_out(plugin, encoder, former=True) for plugin in theirs]
+    if theirs != ours:
         raise ValueError(
-            f'{what} was trained with another method than this model: its plugins are {theirs}, this model has {ours}. '
-            f'Use the config of that training'
+            f'{what} was trained with another method than this model: {_difference(theirs, ours)}. Use the config of '
+            f'that training'
         )
+
+
+def _is_plugin(plugin: Any) -> bool:
+    return isinstance(plugin, Mapping) and isinstance(plugin.get('cfg'), Mapping) and 'type' in plugin['cfg']
+
+
+def _difference(theirs: list[dict], ours: list[dict]) -> str:
+    """In which plugins or options two records differ."""
+    kinds = [[plugin['cfg']['type'] for plugin in plugins] for plugins in (theirs, ours)]
+    if kinds[0] != kinds[1]:
+        names = [', '.join(map(str, of)) or 'none' for of in kinds]
+        return f'its plugins are {names[0]}, this model has {names[1]}'
+    found = []
+    for kind, *plugins in zip(kinds[0], theirs, ours, strict=True):
+        # A method may have an option of the same name as an entry of the plugin.
+        options = [
+            plugin | {f'cfg.{key}': value for key, value in plugin['cfg'].items()} | dict(cfg=None)
+            for plugin in plugins
+        ]
+        for key in options[0] | options[1]:
+            values = [of.get(key) for of in options]
+            if values[0] != values[1]:
+                found.append(f'{key} of {kind} is {values[0]!r} there and {values[1]!r} here')
+    return ', '.join(found)
 
 
 def _storage_of(encoder: AdaptedEncoder) -> str:
@@ -152,6 +208,8 @@ def check_encoder(encoder: AdaptedEncoder, fingerprints: Mapping[str, str], what
         ValueError: The encoder is another one, was never loaded, or the two are rounded to different types.
     """
     own = _storage_of(encoder)
+    if not isinstance(fingerprints, Mapping):
+        raise ValueError(f'{what} is damaged: its fingerprints of the encoder are {type(fingerprints).__name__}')
     storage = own if own in fingerprints else next(iter(fingerprints), None)
     if storage is None or (storage != own and own != FULL_STORAGE) or storage not in (FULL_STORAGE, *FROZEN_DTYPES):
         raise ValueError(
@@ -204,7 +262,7 @@ def leave_frozen_out(model: nn.Module, checkpoint: dict[str, Any]) -> None:
         TypeError: The model's ``backbone`` is no ``AdaptedEncoder``.
     """
     encoder = encoder_of(model)
-    checkpoint.setdefault('meta', {})[_ENCODER_KEY] = encoder_fingerprints(encoder)
+    checkpoint.setdefault('meta', {})[ENCODER_KEY] = encoder_fingerprints(encoder)
     for state_dict, prefix in _state_dicts(checkpoint):
         for name in encoder.pretrained_names():
             state_dict.pop(prefix + name, None)
@@ -212,7 +270,7 @@ def leave_frozen_out(model: nn.Module, checkpoint: dict[str, Any]) -> None:
 
 def lacks_encoder(checkpoint: Mapping[str, Any]) -> bool:
     """Whether the frozen weights were left out of a checkpoint."""
-    return _ENCODER_KEY in (checkpoint.get('meta') or {})
+    return ENCODER_KEY in (checkpoint.get('meta') or {})
 
 
 def fill_frozen_in(model: nn.Module, checkpoint: dict[str, Any]) -> None:
@@ -229,7 +287,7 @@ def fill_frozen_in(model: nn.Module, checkpoint: dict[str, Any]) -> None:
     if not lacks_encoder(checkpoint):
         return
     encoder = encoder_of(model)
-    check_encoder(encoder, checkpoint['meta'][_ENCODER_KEY], 'the checkpoint, which holds no frozen weights,')
+    check_encoder(encoder, checkpoint['meta'][ENCODER_KEY], 'the checkpoint, which holds no frozen weights,')
     own = encoder.state_dict()
     for state_dict, prefix in _state_dicts(checkpoint):
         state_dict.update({prefix + name: own[name] for name in encoder.pretrained_names()})

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from mmvmt.registry import MODELS
 from mmvmt.structures import IGNORE_INDEX, TASKS, MultiTaskDataSample, check_tasks
 
-from .checkpoint import check_model_checkpoint
 from .gradients_at_once import loss_with_gradients
 from .losses import sum_of_losses
+from .model_checkpoint import check_model_checkpoint
 from .training_subset import TrainingSubset
 
 TaskLosses = tuple[str, Tensor, dict[str, Tensor]]
@@ -39,6 +39,9 @@ class MultiTaskEncoderDecoder(BaseModel):
             the size that entered the model.
         gradients_at_once: Turn the loss of each task into gradients before the next head runs, so that the intermediate
             results of one head are in memory at a time, see :func:`loss_with_gradients`. Gradients are the same.
+        strict_heads: Refuse checkpoints of other tasks or with other heads, such as another number of classes. False: a
+            training starts from what fits of them, and the log says what was left out. Tests and resumed trainings are
+            always strict.
         init_cfg: As in mmengine.
 
     Raises:
@@ -54,6 +57,7 @@ class MultiTaskEncoderDecoder(BaseModel):
         train_cfg: dict[str, Any] | None = None,
         test_cfg: dict[str, Any] | None = None,
         gradients_at_once: bool = True,
+        strict_heads: bool = True,
         init_cfg: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
@@ -68,6 +72,7 @@ class MultiTaskEncoderDecoder(BaseModel):
         self.train_cfg = train_cfg
         self.test_cfg = self._checked_test_cfg(test_cfg)
         self.gradients_at_once = gradients_at_once
+        self.strict_heads = strict_heads
         self.active_tasks = self.trained_tasks = self.tasks
         self._training_subset = TrainingSubset()
         unknown = sorted(set(train_cfg or {}) - {'tasks'})

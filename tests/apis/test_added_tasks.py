@@ -11,6 +11,7 @@ from torch import nn
 import mmvmt
 from mmvmt.adapters import Method, VMTAdapter
 from mmvmt.apis.tasks import add_task, remove_task
+from mmvmt.models.wrappers import unwrapped
 from mmvmt.registry import ADAPTERS, MODELS
 
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
@@ -304,9 +305,28 @@ def test_a_merged_method_gets_no_task():
         add_task(model, 'depth', HEAD)
 
 
+class Ranks(torch.nn.parallel.DistributedDataParallel):
+    """A wrapper that keeps track of parameters for several ranks, without ranks."""
+
+    def __init__(self, module):
+        torch.nn.Module.__init__(self)
+        self.module = module
+
+
+@pytest.mark.parametrize('wrap', [torch.compile, torch.nn.DataParallel, torch.optim.swa_utils.AveragedModel])
+def test_a_model_in_other_wrappers_gets_and_loses_tasks(wrap):
+    wrapped = wrap(tiny_model())
+    model = unwrapped(wrapped)
+    names = set(model.state_dict())
+    add_task(wrapped, 'depth', HEAD)
+    assert model.tasks == (*FOUR_TASKS, 'depth')
+    remove_task(wrapped, 'depth')
+    assert set(model.state_dict()) == names
+
+
 def test_wrapped_models_and_encoders_without_tasks_are_refused():
-    with pytest.raises(TypeError, match=r'got DataParallel; of a wrapped model pass model\.module'):
-        mmvmt.add_task(nn.DataParallel(tiny_model()), 'depth', HEAD)
+    with pytest.raises(TypeError, match=r'got Ranks; of a wrapped model pass model\.module'):
+        mmvmt.add_task(Ranks(tiny_model()), 'depth', HEAD)
     with pytest.raises(ValueError, match="an encoder without tasks cannot get task 'depth'"):
         tiny_swin(tasks=None).add_task('depth')
 

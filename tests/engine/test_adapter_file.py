@@ -3,12 +3,15 @@ import json
 import pytest
 import safetensors.torch
 import torch
+from hostile import ODD_WEIGHTS
+from models.test_wrappers import WRAPPERS
 from safetensors import safe_open
 from tiny import FOUR_TASKS, VMT, model_cfg, perturb, tiny_model, tiny_swin
 
 import mmvmt
 from mmvmt.engine.adapter_file import load_adapter, read_adapter, save_adapter, trained_names
-from mmvmt.models.identity import encoder_fingerprint, encoder_fingerprints, fingerprint
+from mmvmt.models.identity import encoder_fingerprint, encoder_fingerprints, fingerprint, method_record
+from mmvmt.models.wrappers import plain_name, unwrapped
 from mmvmt.registry import MODELS
 
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
@@ -77,6 +80,52 @@ def test_round_trip_restores_every_output(plugin, tmp_path):
         assert torch.equal(logits, second(IMAGES)[task]), task
 
 
+def compiled_encoder(model):
+    model.backbone = torch.compile(model.backbone)
+    return model
+
+
+@pytest.mark.parametrize('wrap', [*WRAPPERS.values(), compiled_encoder], ids=[*WRAPPERS, 'compiled encoder'])
+def test_a_wrapped_model_is_saved_and_loaded_as_the_bare_one(wrap, tmp_path):
+    bare, path = model_of(tasks=('saliency',)), tmp_path / 'a.safetensors'
+    expected = save_adapter(bare, path)
+    tensors = read_adapter(path).tensors
+    wrapped = wrap(model_of(tasks=('saliency',)))
+    assert save_adapter(wrapped, path) == expected
+    assert read_adapter(path).tensors.keys() == tensors.keys()
+    other = wrap(model_of(tasks=('saliency',), seed=5))
+    load_adapter(other, path)
+    state = {plain_name(name): value for name, value in unwrapped(other).state_dict().items()}
+    assert all(torch.equal(state[name], value) for name, value in tensors.items())
+
+
+class Shards(torch.nn.Module):
+    """What FSDP makes of a model: the model under another name, its weights flat."""
+
+    def __init__(self, model):
+        super().__init__()
+        self._fsdp_wrapped_module = model
+
+
+def test_of_sharded_weights_only_gathered_ones_are_saved(tmp_path):
+    model, path = model_of(tasks=('saliency',)), tmp_path / 'a.safetensors'
+    expected = save_adapter(model, path)
+    with pytest.raises(ValueError, match=r'holds but a shard of the weights: gather them'):
+        save_adapter(Shards(model), path)
+    gathered = {f'_fsdp_wrapped_module.{name}': value for name, value in model.state_dict().items()}
+    assert save_adapter(Shards(model), path, weights=gathered) == expected
+
+
+@pytest.mark.parametrize('name', ['NaN', 'integers'])
+def test_odd_weights_are_refused(name, tmp_path):
+    model, path = model_of(plugins=[METHODS[2]]), tmp_path / 'a.safetensors'
+    save_adapter(model, path)
+    spoil, message = ODD_WEIGHTS[name]
+    rewrite(path, spoil(read_adapter(path).tensors))
+    with pytest.raises(ValueError, match=f'adapter file .*a.safetensors.*({message}|is torch.int64 of shape)'):
+        load_adapter(model, path)
+
+
 def test_running_statistics_travel_too(tmp_path):
     first, second = batch_norm_model(0), batch_norm_model(5)
     save_adapter(first, tmp_path / 'a.safetensors')
@@ -97,7 +146,8 @@ def test_holds_exactly_what_was_trained(saved):
 
 def test_the_manifest_says_what_it_is_of(saved):
     manifest = read_adapter(saved).manifest
-    assert manifest['method'] == [VMT]
+    assert manifest['method'] == method_record(model_of())
+    assert manifest['method'][0]['cfg'] == dict(VMT['cfg'], activation='gelu', scale=1.0, tap='all', unfreeze='none')
     assert manifest['tasks'] == list(FOUR_TASKS)
     assert manifest['heads']['semseg'] == dict(type='MLPHead', kind='classes', channels=5)
     assert manifest['encoder'] == encoder_fingerprints(model_of().backbone)
@@ -215,13 +265,13 @@ def test_a_file_from_before_a_default_changed_names_the_options_that_it_needs(cf
     former = {option: value, 'inside_drop_path': False}
     model, path = model_of(plugins=[dict(cfg=cfg | former)]), tmp_path / 'adapter.safetensors'
     manifest = save_adapter(model, path)
-    assert manifest['method'] == [dict(cfg=cfg | former)]
+    assert (cfg | former).items() <= manifest['method'][0]['cfg'].items()
     # As such a file was written: the record has the config alone.
     rewrite(path, method=[dict(cfg=cfg)])
     today = model_of(seed=5, plugins=[dict(cfg=cfg)])
     before = state_of(today)
     with pytest.raises(
-        ValueError, match=rf'another method than this model.*{option}\W+{value}.*inside_drop_path\W+False'
+        ValueError, match=rf'cfg\.{option} of \S+ is {value} there .*cfg\.inside_drop_path of \S+ is False there'
     ):
         load_adapter(today, path)
     # Without a record that tells, the tensors' names do.

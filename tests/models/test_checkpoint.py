@@ -3,7 +3,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from hostile import write_hostile
+from hostile import ODD_WEIGHTS, write_hostile
 from mmengine.logging.history_buffer import HistoryBuffer
 from mmengine.model import PretrainedInit
 from mmseg.models.backbones.swin import SwinTransformer
@@ -35,6 +35,47 @@ def build(path, trusted=False, **changes):
     )
     swin.init_weights()
     return swin.eval()
+
+
+# What writes such names: torch.compile, DDP, FSDP, averages, Lightning, distillation, detectors of mmdet.
+PREFIXES = (
+    '_orig_mod.',
+    'module.',
+    'module._orig_mod.',
+    '_orig_mod.module.',
+    'module.module.',
+    '_fsdp_wrapped_module.',
+    'encoder.',
+    'model.',
+    'model.encoder.',
+    'model.backbone.',
+    'module._orig_mod.backbone.',
+    'backbone._orig_mod.',
+    '_orig_mod.backbone._fsdp_wrapped_module.',
+    'model.module.backbone.encoder.',
+    'student.',
+)
+
+
+@pytest.mark.parametrize('prefix', PREFIXES)
+def test_an_encoder_is_found_under_any_name(prefix, tmp_path):
+    _, weights = published()
+    beside = {'n_averaged': torch.tensor(3), 'decode_head.conv_seg.weight': torch.ones(2)}
+    torch.save({f'{prefix}{name}': value for name, value in weights.items()} | beside, tmp_path / 'swin.pth')
+    swin = build(tmp_path / 'swin.pth')
+    for name, value in weights.items():
+        assert torch.equal(swin.state_dict()[name], value), name
+
+
+def test_of_several_encoders_the_one_with_a_usual_name_is_taken(tmp_path):
+    first, second = published()[1], {name: value + 1 for name, value in published()[1].items()}
+    both = {f'encoder_k.{k}': v for k, v in second.items()} | {f'encoder.{k}': v for k, v in first.items()}
+    torch.save(dict(model=both), tmp_path / 'swin.pth')
+    assert all(torch.equal(build(tmp_path / 'swin.pth').state_dict()[k], v) for k, v in first.items())
+    both = {f'teacher.{k}': v for k, v in second.items()} | {f'student.{k}': v for k, v in first.items()}
+    torch.save(both, tmp_path / 'swin.pth')
+    with pytest.raises(ValueError, match=r"swin\.pth' cannot be loaded: there are several .*'student\.', 'teacher\.'"):
+        build(tmp_path / 'swin.pth')
 
 
 @pytest.mark.parametrize('layout', ['bare', 'state_dict', 'model', 'backbone', 'module'])
@@ -86,7 +127,10 @@ def test_without_init_cfg_adapters_start_from_the_frozen_network():
     'spoil, message',
     [
         (lambda w: {k: v for k, v in w.items() if 'stages.2' not in k}, r"weights are missing, e.g. 'stages.2"),
-        (lambda w: {f'layers.{k}': v for k, v in w.items()}, r'is not of this encoder: \d+ of its \d+ weights'),
+        (
+            lambda w: {k.replace('.', '_'): v for k, v in w.items()},
+            r'is not of this encoder: all of its \d+ weights are',
+        ),
         (
             lambda w: w | {'patch_embed.projection.weight': torch.ones(4, 3, 4, 4)},
             'of another encoder size: .patch_embed',
@@ -98,6 +142,84 @@ def test_weights_of_another_encoder_are_refused(spoil, message, tmp_path):
     torch.save(spoil(weights), tmp_path / 'swin.pth')
     with pytest.raises(ValueError, match=message):
         build(tmp_path / 'swin.pth')
+
+
+# What an encoder has that another one lacks: loaded into that one, it would be left over.
+LARGER = {
+    'stages.2.blocks.1': dict(depths=(1, 2, 2, 1)),
+    'stages.3.blocks.0': dict(depths=(1, 2, 1, 1), num_heads=(1, 2, 2, 4)),
+    'absolute_pos_embed': dict(use_abs_pos_embed=True, pretrain_img_size=64),
+    'patch_embed.norm': dict(patch_norm=True),
+    'stages.0.blocks.0.attn.w_msa.qkv.bias': dict(qkv_bias=True),
+}
+SMALLER = {
+    'stages.3.blocks.0': dict(depths=(1, 2, 1), num_heads=(1, 2, 2), out_indices=(0, 1, 2), strides=(4, 2, 2)),
+    'patch_embed.norm': dict(patch_norm=False),
+    'stages.0.blocks.0.attn.w_msa.qkv.bias': dict(qkv_bias=False),
+}
+
+
+@pytest.mark.parametrize('leftover', LARGER)
+def test_what_is_left_over_in_a_file_is_refused_by_name(leftover, tmp_path):
+    _, weights = published(**LARGER[leftover])
+    assert any(name.startswith(leftover) for name in weights)
+    torch.save(weights, tmp_path / 'swin.pth')
+    with pytest.raises(ValueError, match=r'is of another encoder: \d+ weights in it have no place in this one') as info:
+        build(tmp_path / 'swin.pth', **SMALLER.get(leftover, {}))
+    named = re.search(r"e\.g\. '([^']+)'", str(info.value))[1]
+    assert named not in published(**SMALLER.get(leftover, {}))[1]
+    assert named in weights
+    assert build(tmp_path / 'swin.pth', **LARGER[leftover]) is not None
+
+
+def test_the_likely_architecture_is_named(tmp_path):
+    torch.save(published(**LARGER['absolute_pos_embed'])[1], tmp_path / 'swin.pth')
+    with pytest.raises(
+        ValueError, match=r'is of a Swin with .*use_abs_pos_embed=True; this encoder is a Swin with'
+    ) as i:
+        build(tmp_path / 'swin.pth')
+    assert str(i.value).count('depths=(1, 2, 1, 1)') == 2
+
+
+@pytest.mark.parametrize(
+    'beside',
+    [
+        'head.weight',
+        'head.fc.weight',
+        'norm.weight',
+        'norm3.weight',
+        'mask_token',
+        'decode_head.conv_seg.weight',
+        'adapters.0.scale',
+        'stages.0.blocks.0.attn.w_msa.relative_position_index',
+        'stages.1.blocks.1.attn_mask',
+    ],
+)
+def test_what_stands_beside_an_encoder_is_left_out(beside, tmp_path):
+    _, weights = published()
+    # What is never loaded may be broken.
+    value = float('nan') if beside.partition('.')[0] in ('head', 'mask_token', 'decode_head', 'adapters') else 2.0
+    torch.save(weights | {beside: torch.full((32,), value)}, tmp_path / 'swin.pth')
+    swin = build(tmp_path / 'swin.pth')
+    assert all(torch.equal(swin.state_dict()[name], value) for name, value in weights.items())
+
+
+@pytest.mark.parametrize('name', ODD_WEIGHTS)
+def test_odd_weights_are_refused_with_file_and_key(name, tmp_path):
+    spoil, message = ODD_WEIGHTS[name]
+    torch.save(dict(state_dict=spoil(published()[1])), tmp_path / 'swin.pth')
+    with pytest.raises(ValueError, match=rf"checkpoint '.*swin\.pth'.*{message}"):
+        build(tmp_path / 'swin.pth')
+
+
+def test_half_precision_and_integer_buffers_are_no_odd_weights(tmp_path):
+    source, weights = published()
+    kinds = (torch.float16, torch.bfloat16, torch.float64)
+    weights = {name: value.to(kinds[index % 3]) for index, (name, value) in enumerate(weights.items())}
+    index = {name: value for name, value in source.state_dict().items() if name.endswith('relative_position_index')}
+    torch.save(weights | index | {'head.bn.num_batches_tracked': torch.tensor(3)}, tmp_path / 'swin.pth')
+    swin = build(tmp_path / 'swin.pth')
+    assert all(torch.equal(swin.state_dict()[name], value.float()) for name, value in weights.items())
 
 
 def test_missing_file_names_the_remedy(tmp_path):
@@ -137,6 +259,15 @@ def test_init_cfg_executes_nothing_unless_it_is_trusted(tmp_path):
     swin = build(tmp_path / 'swin.pth', trusted=True)
     assert trace.exists()
     assert all(torch.equal(swin.state_dict()[name], value) for name, value in weights.items())
+
+
+def test_a_refusal_is_one_plain_line_that_names_what_would_run(tmp_path):
+    write_hostile(tmp_path / 'swin.pth')
+    with pytest.raises(ValueError, match='Unsupported global: GLOBAL') as info:
+        read_checkpoint(str(tmp_path / 'swin.pth'))
+    message = str(info.value)
+    assert message.isprintable()
+    assert not re.search(r'two options|weights_only|safe_globals', message)
 
 
 @pytest.mark.filterwarnings('ignore:Detected pickle protocol')

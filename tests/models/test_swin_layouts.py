@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from tiny import FOUR_TASKS, SWIN, perturb
 
 from mmvmt.models.checkpoint import read_checkpoint
-from mmvmt.models.swin_layouts import layout_of, to_mmseg_layout
+from mmvmt.models.swin_layouts import architecture_of, layout_of, to_mmseg_layout
 from mmvmt.registry import MODELS
 
 timm_swin = pytest.importorskip('timm.models.swin_transformer')
@@ -93,6 +93,63 @@ def test_microsoft(timm, tmp_path):
     torch.save(dict(model=weights), tmp_path / 'swin.pth')
     assert layout_of(weights) == 'microsoft'
     assert_features(tmp_path / 'swin.pth', timm)
+
+
+@torch.no_grad()
+def test_microsofts_own_segmentors_and_detectors(timm, tmp_path):
+    """An output norm for every stage, other parts beside the encoder, the position embedding as a map."""
+    weights = {
+        f'backbone.{name}': value
+        for name, value in microsoft_names(timm.state_dict()).items()
+        if not name.startswith(('norm.', 'head'))
+    }
+    widths = [SWIN['embed_dims'] * 2**stage for stage in range(4)]
+    norms = {
+        f'norm{stage}.{kind}': torch.randn(width) for stage, width in enumerate(widths) for kind in ('weight', 'bias')
+    }
+    weights |= {f'backbone.{name}': value for name, value in norms.items()}
+    weights |= {'decode_head.conv_seg.weight': torch.ones(2), 'roi_head.bbox_head.fc_cls.weight': torch.ones(2)}
+    position = torch.randn(1, SWIN['embed_dims'], 32, 32)
+    torch.save(dict(state_dict=weights), tmp_path / 'upernet.pth')
+    for stage, (ours, expected) in enumerate(zip(load(tmp_path / 'upernet.pth')(IMAGES), stages_of(timm), strict=True)):
+        norm = norms[f'norm{stage}.weight'], norms[f'norm{stage}.bias']
+        normed = torch.nn.functional.layer_norm(expected.permute(0, 2, 3, 1), widths[stage : stage + 1], *norm)
+        torch.testing.assert_close(ours, normed.permute(0, 3, 1, 2), atol=1e-5, rtol=1e-4)
+    torch.save(dict(state_dict=weights | {'backbone.absolute_pos_embed': position}), tmp_path / 'position.pth')
+    embedded = load(tmp_path / 'position.pth', use_abs_pos_embed=True, pretrain_img_size=128).absolute_pos_embed
+    assert torch.equal(embedded, position.flatten(2).transpose(1, 2))
+    with pytest.raises(ValueError, match=r"e\.g\. 'absolute_pos_embed'.*use_abs_pos_embed=True; this encoder is"):
+        load(tmp_path / 'position.pth')
+
+
+@pytest.mark.parametrize('layout', ['mmseg', 'microsoft', 'timm'])
+def test_a_larger_encoder_is_refused_in_every_layout(layout, timm, tmp_path):
+    timms = timm.state_dict()
+    timms |= {
+        name.replace('layers.2.blocks.0.', f'layers.2.blocks.{block}.'): value
+        for name, value in timm.state_dict().items()
+        for block in (1, 2)
+    }
+    weights = {'mmseg': to_mmseg_layout, 'microsoft': microsoft_names, 'timm': dict}[layout](timms)
+    torch.save(weights, tmp_path / 'large.pth')
+    with pytest.raises(
+        ValueError, match=r"have no place in this one, e\.g\. 'stages\.2\.blocks\.1.*depths=\(1, 2, 3, 1\)"
+    ):
+        load(tmp_path / 'large.pth')
+
+
+@pytest.mark.parametrize(
+    'width, depth, name', [(96, 6, 'Swin-T'), (96, 18, 'Swin-S'), (128, 18, 'Swin-B'), (64, 18, 'a')]
+)
+def test_architectures_have_names(width, depth, name):
+    weights = {
+        f'stages.{stage}.blocks.{block}.norm1.bias': torch.ones(1)
+        for stage, blocks in enumerate((2, 2, depth, 2))
+        for block in range(blocks)
+    }
+    weights |= {'patch_embed.projection.weight': torch.empty(width, 3, 4, 4), 'patch_embed.norm.weight': torch.ones(1)}
+    assert architecture_of(weights).split(' ')[0] == name
+    assert f'embed_dims={width}, depths=(2, 2, {depth}, 2)' in architecture_of(weights)
 
 
 def test_the_conversion_that_mmseg_ships_gives_the_same(timm):

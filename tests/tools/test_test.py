@@ -105,7 +105,7 @@ def test_a_checkpoint_of_another_method_is_refused(tiny_config, tested, tmp_path
         check=False,
     )
     assert result.returncode != 0
-    assert 'the checkpoint was trained with another method than this model' in result.stderr
+    assert "iter_1.pth' was trained with another method than this model" in result.stderr
 
 
 @pytest.mark.parametrize('way', ['test', 'resume'])

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from mmvmt.engine.run_config import add_trust_argument
-from mmvmt.models.checkpoint import read_checkpoint, state_dict_of
-from mmvmt.models.swin_layouts import layout_of, to_mmseg_layout
+from mmvmt.models.checkpoint import read_encoder
+from mmvmt.models.swin_layouts import ENCODER_PARTS
 
 LAYOUTS = {'mmpretrain': 'mmseg', 'microsoft': 'microsoft', 'timm': 'timm'}
 
@@ -32,14 +32,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     try:
-        weights = state_dict_of(read_checkpoint(args.source, args.trust_checkpoint))
-        converted = to_mmseg_layout(weights, LAYOUTS.get(args.layout))
+        weights, layout = read_encoder(args.source, args.trust_checkpoint, LAYOUTS.get(args.layout))
     except (OSError, ValueError) as error:
         print(f'Cannot convert {args.source}: {error}', file=sys.stderr)
         return 2
     # Entries that no Swin Transformer has: classifiers, projectors, adapters of another model.
-    kept = ('patch_embed.', 'stages.', 'norm', 'absolute_pos_embed')
-    encoder = {name: value.contiguous() for name, value in converted.items() if name.startswith(kept)}
+    kept = (*ENCODER_PARTS, 'norm')
+    encoder = {name: value.contiguous() for name, value in weights.items() if name.startswith(kept)}
     if not any(name.endswith('relative_position_bias_table') for name in encoder):
         found = next(iter(weights), 'nothing')
         print(
@@ -52,10 +51,9 @@ def main(argv: list[str] | None = None) -> int:
         torch.save(dict(state_dict=encoder), args.target)
     else:
         save_file(encoder, args.target)
-    layout = next(name for name, key in LAYOUTS.items() if key == layout_of(weights))
-    print(
-        f'{args.target}: {len(encoder)} weights of {sum(v.numel() for v in encoder.values()):,} entries, from {layout}'
-    )
+    name = next(name for name, key in LAYOUTS.items() if key == layout)
+    entries = sum(value.numel() for value in encoder.values())
+    print(f'{args.target}: {len(encoder)} weights of {entries:,} entries, from {name}')
     return 0
 
 

@@ -5,15 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 from mmengine.hooks import Hook
+from mmengine.runner import find_latest_checkpoint
 
+from mmvmt.engine.adapter_file import ADAPTER_KEY, check_manifest
+from mmvmt.models import MultiTaskEncoderDecoder
+from mmvmt.models.checkpoint import state_dict_of
 from mmvmt.models.identity import METHOD_KEY, check_method_record, fill_frozen_in, method_record
+from mmvmt.models.model_checkpoint import check_segmentor_encoder, named_as
+from mmvmt.models.weight_checks import check_structure, check_tensors
+from mmvmt.models.wrappers import plain_name, unwrapped
 from mmvmt.registry import HOOKS
 from mmvmt.structures import warn_of_other_axes
 
 
 @HOOKS.register_module()
 class MethodRecordHook(Hook):
-    """Writes the plugins of the encoder into every checkpoint, and refuses one of other plugins.
+    """Writes the plugins of the encoder into every checkpoint, and refuses one of other plugins or of odd weights.
 
     Options such as an adapter's activation or scale change no weight's shape: without this record, weights would load
     into a model that computes something else. A checkpoint without a record loads as far as its weights fit.
@@ -22,7 +29,8 @@ class MethodRecordHook(Hook):
     the data set that it is tested or trained on.
 
     A checkpoint from which the frozen weights were left out gets them back from the model, whose encoder must be the
-    same, see ``save_frozen`` of :class:`~mmvmt.engine.AtomicCheckpointHook`.
+    same, see ``save_frozen`` of :class:`~mmvmt.engine.AtomicCheckpointHook`; so does an adapter file that ``load_from``
+    names.
     """
 
     # Before hooks that read the weights of a checkpoint, as EMAHook does.
@@ -32,17 +40,43 @@ class MethodRecordHook(Hook):
         self._trained_on: dict[str, Any] | None = None
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
+        """Note the plugins; names of weights are those of the bare model, whatever of it is compiled or sharded."""
         checkpoint['meta'][METHOD_KEY] = method_record(runner.model)
+        weights = checkpoint.get('state_dict', {})
+        if any(plain_name(name) != name for name in weights):
+            checkpoint['state_dict'] = {plain_name(name): value for name, value in weights.items()}
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
-        """Compare records, and give the checkpoint its frozen weights back.
+        """Check the weights, compare records, and give the checkpoint its frozen weights back.
 
         Raises:
-            ValueError: The checkpoint was trained with other plugins, other options of them, or another encoder.
+            ValueError: The checkpoint is none, holds what no weight can be, or was trained with other plugins, other
+                options of them, or another encoder.
         """
-        self._trained_on = checkpoint.get('meta', {}).get('dataset_meta')
-        check_method_record(checkpoint.get('meta', {}).get(METHOD_KEY), runner.model, 'the checkpoint')
-        fill_frozen_in(runner.model, checkpoint)
+        model = unwrapped(runner.model)
+        source = getattr(runner, '_load_from', None) or find_latest_checkpoint(runner.work_dir)
+        what = 'the checkpoint' if source is None else f'checkpoint {source!r}'
+        check_structure(checkpoint, what)
+        if getattr(runner, '_resume', False) and 'message_hub' not in checkpoint:
+            raise ValueError(
+                f'{what} holds weights alone, and no state of a training to go on from; start from it with '
+                f'load_from, without resume'
+            )
+        weights = state_dict_of(checkpoint)
+        meta = checkpoint.get('meta') or {}
+        checkpoint['meta'], checkpoint['state_dict'] = meta, weights
+        self._trained_on = meta.get('dataset_meta') or (meta.get(ADAPTER_KEY) or {}).get('dataset_meta')
+        if ADAPTER_KEY in meta:
+            check_manifest(meta[ADAPTER_KEY], model, what)
+        check_method_record(meta.get(METHOD_KEY), model, what)
+        fill_frozen_in(model, checkpoint)
+        checkpoint['state_dict'] = named_as(model, weights)
+        own = model.state_dict()
+        check_tensors(checkpoint['state_dict'], what, own)
+        averages = checkpoint.get('ema_state_dict') or {}
+        check_tensors(averages, f'ema_state_dict of {what}', {f'module.{name}': value for name, value in own.items()})
+        if not isinstance(model, MultiTaskEncoderDecoder):
+            check_segmentor_encoder(model, checkpoint['state_dict'], what)
 
     def before_train_epoch(self, runner: Any) -> None:
         """Compare the axes of normals."""

@@ -40,9 +40,7 @@ def build_method(plugin: dict, encoder: AdaptedEncoder, tasks: Sequence[str]) ->
     method = class_of(ADAPTERS, cfg['type'])
     if method is None:
         raise ValueError(f'unknown adapter {cfg["type"]!r}; known: {", ".join(sorted(ADAPTERS.module_dict))}')
-    if position is None:
-        position = method.positions[:1] if method.default_positions is None else method.default_positions
-    slots = (position,) if isinstance(position, str) else tuple(position)
+    slots = slots_of(method, position)
     if len(set(slots)) < len(slots):
         raise ValueError(f'plugin {cfg["type"]!r} names a position twice: {list(slots)}')
     for slot in slots:
@@ -67,6 +65,13 @@ def build_method(plugin: dict, encoder: AdaptedEncoder, tasks: Sequence[str]) ->
         raise ValueError(f'plugin {cfg["type"]!r} matches no slot: stages={stages}, position={position!r}')
     options = {key: value for key, value in cfg.items() if key != 'type'}
     return method(sites=sites, tasks=tasks, **options)
+
+
+def slots_of(method: type[Method], position: str | Sequence[str] | None) -> tuple[str, ...]:
+    """The slots that the entry ``position`` of a plugin means; None: those that the method fills by default."""
+    if position is None:
+        position = method.positions[:1] if method.default_positions is None else method.default_positions
+    return (position,) if isinstance(position, str) else tuple(position)
 
 
 def tapping(methods: Sequence[Method]) -> list[Method]:

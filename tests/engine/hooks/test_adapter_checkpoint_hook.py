@@ -8,7 +8,7 @@ from mmengine.runner import Runner
 
 from mmvmt.engine import AdapterCheckpointHook
 from mmvmt.engine.adapter_file import load_adapter, read_adapter
-from mmvmt.engine.inputs import set_resume
+from mmvmt.engine.inputs import check_load_from, set_resume
 from mmvmt.models.checkpoint import read_checkpoint
 from mmvmt.models.identity import lacks_encoder
 from mmvmt.registry import MODELS
@@ -140,6 +140,71 @@ def test_the_tools_train_and_test_an_adapter_file(config, tmp_path):
     commands.run('tools/test.py', config, path, '--work-dir', tmp_path, '--out', tmp_path / 'out')
     metrics = json.loads((tmp_path / 'out' / 'metrics.json').read_text())['metrics']
     assert metrics == pytest.approx(manifest['metrics'])
+
+
+def test_an_adapter_file_is_something_to_start_from(config, uninterrupted, tmp_path):
+    """Its weights are those of the run before the first step, on the encoder of the config."""
+    path = uninterrupted[0] / 'adapter.safetensors'
+    runner = runner_of(config, tmp_path, 1, load_from=str(path), **{'optim_wrapper.optimizer.lr': 0.0})
+    runner.train()
+    state = runner.model.state_dict()
+    for name, value in read_adapter(path).tensors.items():
+        assert torch.equal(state[name], value), name
+    own = MODELS.build(Config.fromfile(config).model)
+    own.init_weights()
+    for name, value in own.backbone.frozen_parameters().items():
+        assert torch.equal(state[f'backbone.{name}'], value), name
+
+
+@pytest.mark.parametrize(
+    'changes, message',
+    [
+        ({'model.backbone.plugins.0.cfg.scale': 0.5}, 'adapter.safetensors. was trained with another method'),
+        ({'model.heads.semseg.output.num_classes': 3}, "adapter.safetensors. has another head of task 'semseg'"),
+        ({'model.backbone.init_cfg': None}, 'adapter.safetensors. was trained on another encoder'),
+    ],
+)
+def test_an_adapter_file_of_another_model_is_nothing_to_start_from(changes, message, config, uninterrupted, tmp_path):
+    path = uninterrupted[0] / 'adapter.safetensors'
+    with pytest.raises(ValueError, match=message):
+        runner_of(config, tmp_path, 1, load_from=str(path), **changes).train()
+
+
+def test_other_heads_start_anew_on_request(config, uninterrupted, tmp_path):
+    path = uninterrupted[0] / 'adapter.safetensors'
+    classes = {'model.heads.semseg.output.num_classes': 40, 'model.strict_heads': False}
+    classes |= {'optim_wrapper.optimizer.lr': 0.0, 'train_dataloader.dataset.num_classes': dict(semseg=40)}
+    runner = runner_of(config, tmp_path, 1, load_from=str(path), **classes)
+    runner.train()
+    state = runner.model.state_dict()
+    differ = {name for name, value in read_adapter(path).tensors.items() if value.shape != state[name].shape}
+    assert differ == {'heads.semseg.predictor.weight', 'heads.semseg.predictor.bias'}
+    for name, value in read_adapter(path).tensors.items():
+        assert name in differ or torch.equal(state[name], value), name
+
+
+def test_the_run_sees_that_the_encoder_is_the_files_own(config, uninterrupted):
+    path = uninterrupted[0] / 'adapter.safetensors'
+    cfg = Config.fromfile(config)
+    cfg.load_from, cfg.custom_hooks = str(path), None
+    check_load_from(cfg)
+    assert cfg.custom_hooks == [dict(type='mmvmt.MethodRecordHook')]
+    check_load_from(cfg)
+    assert len(cfg.custom_hooks) == 1
+    cfg.model.backbone.init_cfg = None
+    with pytest.raises(
+        ValueError, match=r'adapter\.safetensors. holds no frozen weights, and .*init_cfg is None; name'
+    ):
+        check_load_from(cfg)
+    cfg.load_from = str(path.with_name('gone.safetensors'))
+    with pytest.raises(FileNotFoundError, match=r'gone\.safetensors. does not exist'):
+        check_load_from(cfg)
+
+
+def test_an_adapter_file_cannot_be_resumed(config, uninterrupted, tmp_path):
+    runner = runner_of(config, tmp_path, 6, load_from=str(uninterrupted[0] / 'adapter.safetensors'), resume=True)
+    with pytest.raises(ValueError, match=r'adapter\.safetensors. holds weights alone, .*load_from, without resume'):
+        runner.train()
 
 
 def test_a_method_that_freezes_nothing_has_no_adapter_file(tiny_config, tmp_path):

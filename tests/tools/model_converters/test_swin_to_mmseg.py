@@ -1,10 +1,12 @@
 """The command; that converted weights give the source's features is tested beside the conversion."""
 
+import re
 import runpy
 
 import commands
 import pytest
 import torch
+from hostile import ODD_WEIGHTS
 from mmseg.models.backbones.swin import SwinTransformer
 from safetensors.torch import load_file, save_file
 from tiny import SWIN
@@ -75,3 +77,12 @@ def test_nothing_is_overwritten_and_the_ending_says_the_format(name, message, tm
         main([str(tmp_path / 'source.pth'), str(tmp_path / name)])
     assert message in capsys.readouterr().err
     assert (tmp_path / 'there.pth').read_text() == 'mine'
+
+
+@pytest.mark.parametrize('name', ODD_WEIGHTS)
+def test_odd_weights_are_not_converted(name, tmp_path, capsys):
+    spoil, message = ODD_WEIGHTS[name]
+    torch.save(dict(state_dict=spoil(mmseg_swin().state_dict())), tmp_path / 'source.pth')
+    assert main([str(tmp_path / 'source.pth'), str(tmp_path / 'target.pth')]) == 2
+    assert re.search(rf"Cannot convert .*: .*checkpoint '.*source\.pth'.*{message}", capsys.readouterr().err)
+    assert not (tmp_path / 'target.pth').exists()

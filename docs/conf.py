@@ -36,7 +36,12 @@ napoleon_use_rtype = False
 html_theme = 'pydata_sphinx_theme'
 html_title = f'mmvmt {release}'
 html_show_sourcelink = False
-html_theme_options = {'show_toc_level': 2, 'navigation_with_keys': False, 'secondary_sidebar_items': ['page-toc']}
+html_sidebars = {'**': ['globaltoc.html']}  # all pages by their captions
+html_theme_options = {
+    'navbar_center': [],
+    'navigation_with_keys': False,
+    'secondary_sidebar_items': ['page-toc'],
+}
 
 
 def module_of_constant(package, name):

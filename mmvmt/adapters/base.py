@@ -64,7 +64,7 @@ class Method(nn.Module):
     """
 
     positions: ClassVar[tuple[str, ...]] = ()
-    """Slots that the method can fill. Empty: the method adds no module to the blocks."""
+    """Slots that the method can fill. Empty where the method adds no module to the blocks."""
 
     default_positions: ClassVar[tuple[str, ...] | None] = None
     """Slots that it fills when the plugin names none; None: the first of :attr:`positions`."""

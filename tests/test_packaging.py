@@ -15,6 +15,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = ('mmvmt', 'configs', 'tools', 'demo', 'requirements')
+# Instruments are there in a clone, and in no distribution.
+NOT_SHIPPED = ('benchmarks',)
 # Import name of what the package may import although setup.py does not name it: both OpenMMLab distributions provide
 # the first four under different names, and mmcv brings OpenCV.
 PROVIDED = {'mmengine', 'mmcv', 'mmseg', 'mmpretrain', 'cv2'}
@@ -24,7 +26,7 @@ IMPORT_NAMES = {'pillow': 'PIL', 'scikit-image': 'skimage'}
 def copy_checkout(target):
     """Copy what a distribution is made of, as a clone would have it, and give it one config and one stale build."""
     ignore = shutil.ignore_patterns('__pycache__', '.mim', '*.egg-info')
-    for name in SHIPPED:
+    for name in (*SHIPPED, *NOT_SHIPPED):
         shutil.copytree(ROOT / name, target / name, ignore=ignore)
     for path in ROOT.iterdir():
         if path.is_file() and not path.name.startswith('.'):

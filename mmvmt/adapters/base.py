@@ -12,8 +12,7 @@ parameters by name without adapters and output norms; ``layer_of(site)``, the li
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -21,35 +20,9 @@ from torch import Tensor, nn
 
 from mmvmt.compat import is_recording
 
-SLOTS = ('attn', 'ffn', 'qkv', 'proj', 'fc1', 'fc2', 'tokens')
-"""Slots of an encoder block: the two residual branches, the four linear layers inside them, and the tokens that its
-attention sees besides those of the image (prompts)."""
+from .sites import SLOTS, SharedLayer, Site
 
-
-@dataclass(frozen=True)
-class Site:
-    """One place of the encoder that an adapter fills.
-
-    Args:
-        stage: Index of the stage.
-        block: Index of the block in its stage.
-        slot: One of :data:`SLOTS`.
-        in_channels: Width of what enters: the stream for a branch, the layer's input for a linear layer.
-        out_channels: Width of what the branch or layer puts out.
-        leaves: Whether the output of the stage leaves the encoder, so that there is a feature to tap.
-    """
-
-    stage: int
-    block: int
-    slot: str
-    in_channels: int
-    out_channels: int
-    leaves: bool = True
-
-    @property
-    def key(self) -> str:
-        """Name of the site in parameter names."""
-        return f'stage{self.stage}_block{self.block}_{self.slot}'
+__all__ = ['SLOTS', 'Method', 'SharedLayer', 'Site']
 
 
 class Method(nn.Module):
@@ -78,6 +51,19 @@ class Method(nn.Module):
     former_defaults: ClassVar[dict[str, Any]] = {}
     """Options whose default changed, with what it was before: weights whose record does not name them were trained with
     these. A record names them now, see :mod:`mmvmt.models.identity`."""
+
+    branches: bool = False
+    """Whether every task has a tail of its own through the last block of each filled stage, see :meth:`branch`."""
+
+    wants_prompt_scores: bool = False
+    """Whether :meth:`branch` wants the scores of its prompts in ``proj``; only with :attr:`branches`."""
+
+    carry_residual: bool = True
+    """Whether prompts that are carried on are added to what attention makes of them, as the stream is. Else that goes
+    into the MLP alone, whose outputs are added to the prompts."""
+
+    independent_tasks: bool = True
+    """Whether a task's features stay as they are when tasks are added or removed."""
 
     is_merged: bool = False
     """Whether the method's effect is in the encoder's own weights at present, see :meth:`merge`."""
@@ -196,8 +182,13 @@ class Method(nn.Module):
             for offset in self.offsets[task].parameters():
                 nn.init.zeros_(offset)
 
-    def substitutes(self, encoder: nn.Module, task: str) -> dict[str, Tensor]:
-        """What stands in for parameters of the encoder in the pass of a task, by their names."""
+    def substitutes(self, encoder: nn.Module, task: str | None) -> dict[str, Tensor]:
+        """What stands in for parameters of the encoder in a pass, by their names.
+
+        Args:
+            encoder: The encoder.
+            task: The task of the pass; None unless :attr:`per_task`.
+        """
         if not hasattr(self, 'offsets'):
             return {}
         frozen = encoder.own_parameters()
@@ -255,13 +246,60 @@ class Method(nn.Module):
         """
         raise NotImplementedError(f'{type(self).__name__} fills slots but does not define adapt()')
 
+    def adapt_map(
+        self, site: Site, inputs: Tensor, outputs: Tensor, task: str | None, generated: Any, hw: tuple[int, int] | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """:meth:`adapt` for methods that mix neighbours: it is this that an encoder calls.
+
+        Args:
+            site, inputs, outputs, task, generated: As for :meth:`adapt`.
+            hw: Height and width of the map whose tokens the axis before the last is; of one window, where the layer
+                works on windows. None where the tokens are prompts, which stand at no position.
+        """
+        return self.adapt(site, inputs, outputs, task, generated)
+
+    def branch(
+        self, site: Site, own: Tensor | None, shared: SharedLayer, task: str, generated: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        r"""What a task's own tail makes of ``proj``, ``fc1`` or ``fc2`` in a stage's last block; for :attr:`branches`.
+
+        Beside the shared stream, from the same stream h before the block and the same outputs of the attention, runs
+
+        .. math:: u_t = h + L^{proj}_t, \quad y_t = u_t + L^{fc2}_t(g(L^{fc1}_t(LN(u_t))))
+
+        with the block's own norm, activation and drop path. It leaves the stage, see :meth:`tap`, and enters nothing
+        else, so the encoder runs once for all tasks.
+
+        Args:
+            site: Where.
+            own: ``(..., site.in_channels)``, what enters the layer in the task's tail; None for ``proj``, where that is
+                the shared input.
+            shared: What the shared stream did here.
+            task: The task.
+            generated: As for :meth:`adapt`, of the pass that serves all tasks.
+
+        Returns:
+            ``(..., site.out_channels)``, and what :meth:`tap` wants to see of it (in that order of tokens), or None.
+        """
+        raise NotImplementedError(f'{type(self).__name__} has tails per task but does not define branch()')
+
+    def merge_prompts(self, stage: int, prompts: Tensor, merge: Callable[[Tensor], Tensor]) -> Tensor:
+        """Prompts for the next stage.
+
+        Args:
+            stage: The stage that they leave.
+            prompts: ``(B, P, C)``, what its last block made of them.
+            merge: What the encoder would do, in ``(B, P, C)`` and out ``(B, P, C')``.
+        """
+        return merge(prompts)
+
     def tokens(self, site: Site, carried: Tensor | None, task: str | None) -> tuple[Tensor, bool]:
         """Prompts that the windows of a block see, for the slot ``tokens``.
 
         Args:
             site: Where.
-            carried: ``(B, P, C)``, what the block before made of its prompts (patch merging takes each for its own four
-                neighbours); None where nothing was carried on.
+            carried: ``(B, P, C)``, what the block before made of its prompts (behind a stage, what
+                :meth:`merge_prompts` made of that); None where nothing was carried on.
             task: The task of this pass; None unless :attr:`per_task`.
 
         Returns:
@@ -275,7 +313,9 @@ class Method(nn.Module):
         Args:
             stage: Index of the stage.
             x: ``(B, H*W, C)``, the stage's output.
-            tapped: What :meth:`adapt` handed out in this stage, in the blocks' order.
+            tapped: What :meth:`adapt` handed out in this stage, in the blocks' order; then, for a method with
+                :attr:`branches`, ``(B, H*W, C)`` for each of ``tasks``, its tail, and what :meth:`branch` handed out
+                for each, slot by slot.
             tasks: Tasks whose features are wanted, in this order.
 
         Returns:
@@ -349,41 +389,3 @@ class Method(nn.Module):
     def _offset_parameters(self) -> Iterator[nn.Parameter]:
         if hasattr(self, 'offsets'):
             yield from self.offsets.parameters()
-
-
-def bottleneck_width(width: int, reduction: float) -> int:
-    """Width r of a bottleneck, ``floor(width / reduction)``.
-
-    Raises:
-        ValueError: ``reduction`` is below 1 or above ``width``.
-    """
-    if not 1 <= reduction <= width:
-        raise ValueError(
-            f'reduction must be between 1 and the block width {width}, got {reduction}: '
-            f'the bottleneck floor({width} / reduction) has to hold 1 to {width} channels'
-        )
-    return int(width // reduction)
-
-
-def norm_parameters(module: nn.Module) -> list[nn.Parameter]:
-    """Weights and biases of all LayerNorms in a module."""
-    return [p for m in module.modules() if isinstance(m, nn.LayerNorm) for p in m.parameters(recurse=False)]
-
-
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    'gelu': nn.GELU,
-    'relu': nn.ReLU,
-    'silu': nn.SiLU,
-    'identity': nn.Identity,
-}
-
-
-def build_activation(name: str) -> nn.Module:
-    """Activation by name.
-
-    Raises:
-        ValueError: The name is unknown.
-    """
-    if name not in ACTIVATIONS:
-        raise ValueError(f'unknown activation {name!r}; choose one of {", ".join(ACTIVATIONS)}')
-    return ACTIVATIONS[name]()

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from mmvmt.registry import ADAPTERS
 
-from .base import Method, Site, bottleneck_width, build_activation
+from .base import Method, Site
+from .parts import bottleneck_width, build_activation
 
 SHARED = 'shared'
 """Owner of the bottlenecks of a method that has one set for all tasks."""

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from mmvmt.registry import ADAPTERS
 
-from .base import Site, bottleneck_width
+from .base import Site
 from .bottleneck import BottleneckMethod, check_rank
+from .parts import bottleneck_width
 
 
 class PHMProjection(nn.Module):

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import Method, Site, bottleneck_width, build_activation, norm_parameters
+from .base import Method, Site
 from .generators import GENERATOR_STD, AdapterGenerators, AdapterWeights
+from .parts import bottleneck_width, build_activation, norm_parameters
 
 NORM_EPS = 1e-5
 """Added to the variance in the generated LayerNorm."""

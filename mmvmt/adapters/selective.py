@@ -12,7 +12,8 @@ from torch import nn
 
 from mmvmt.registry import ADAPTERS
 
-from .base import Method, Site, norm_parameters
+from .base import Method, Site
+from .parts import norm_parameters
 
 
 @ADAPTERS.register_module()

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from mmvmt.registry import ADAPTERS
 
-from .base import Method, Site, bottleneck_width, build_activation, norm_parameters
+from .base import Method, Site
+from .parts import bottleneck_width, build_activation, norm_parameters
 from .task_features import task_features
 
 

@@ -14,7 +14,7 @@ from rich.table import Table
 from torch import nn
 
 import mmvmt  # noqa: F401  makes the scope known before the config is read
-from mmvmt.adapters.base import norm_parameters
+from mmvmt.adapters.parts import norm_parameters
 from mmvmt.models import AdaptedEncoder, parameter_groups
 from mmvmt.models.parameter_groups import count
 from mmvmt.registry import MODELS

@@ -48,12 +48,17 @@ class AdaptedEncoder(BaseModule):
     - where it differs from what stands here: :meth:`enter`, what happens to tokens before the first block;
       :meth:`prompts_behind`, how prompts pass a transition; :meth:`to_map`, how tokens become a map.
 
-    A block is a module that runs as ``block(x, hw, fills, prompts)``. ``x`` is the stream, ``(B, H * W, C)``, and
+    A block is a module that runs as ``block(x, hw, fills, prompts)``, and with ``tails`` behind these where
+    :attr:`offers_branches`. ``x`` is the stream, ``(B, H * W, C)``, and
     ``hw`` its height and width; ``fills`` goes into :func:`~mmvmt.models.backbones.slots.fill` behind each linear layer
     that is a slot, and into :func:`~mmvmt.models.backbones.slots.branch` for what a branch adds to the stream;
     ``prompts`` are the tokens of the slot ``tokens``, or None. It returns the stream; what it made of the prompts
     where ``prompts.carry``, else None; and the list that it gave to ``branch`` as ``tapped``. Its attribute
-    ``with_cp``, where it has one, asks for gradient checkpointing.
+    ``with_cp``, where it has one, asks for gradient checkpointing. With ``tails``, a
+    :class:`~mmvmt.models.backbones.slots.Tails`, it gives them to ``fill`` behind ``proj``, ``fc1`` and ``fc2``, runs
+    them through the same layers, and appends what they make of it.
+
+    A transition runs as ``transition(x, hw)``, and with ``fills`` behind these where the slot ``downsample`` is filled.
 
     Output norms, where the encoder has any, are called ``norm0``, ``norm1``, ... by stage, as in mmseg. With ``tasks``
     they are left to the heads.
@@ -61,6 +66,9 @@ class AdaptedEncoder(BaseModule):
 
     slots: ClassVar[tuple[str, ...]] = ()
     """The slots that every block offers, of :data:`mmvmt.adapters.base.SLOTS`."""
+
+    offers_branches: ClassVar[bool] = False
+    """Whether blocks run tails of tasks, see :meth:`mmvmt.adapters.Method.branch`."""
 
     num_features: Sequence[int]
     out_indices: Sequence[int]

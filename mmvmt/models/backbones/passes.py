@@ -13,16 +13,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from .plugins import tapping
-from .slots import Fill, Fills
+from .slots import Fill, Fills, Size, Tails
 
 if TYPE_CHECKING:
     from .adapted import AdaptedEncoder
 
 Parameters = dict[str, Tensor]
 """What stands in for parameters of a module, by their names in it."""
-
-Size = tuple[int, int]
-"""Height and width."""
 
 
 class PartNames(NamedTuple):
@@ -129,7 +126,8 @@ def run_passes(encoder: AdaptedEncoder, image: Tensor, tasks: tuple[str, ...]) -
     Returns:
         The stream behind the last block for every task; what leaves the stages are its ``taps``.
     """
-    common = Pass((None,), tuple(None if a.per_task else (a.generated(None),) for a in encoder.adapters), ({},))
+    generated = tuple(None if a.per_task else (a.generated(None),) for a in encoder.adapters)
+    common = Pass((None,), generated, (_substitutes(encoder, None),))
     blocks = encoder.blocks()
     if not encoder.per_task:
         return dict.fromkeys(tasks, _run(encoder, _embed(encoder, image, common), blocks, common, tasks))
@@ -142,6 +140,7 @@ def run_passes(encoder: AdaptedEncoder, image: Tensor, tasks: tuple[str, ...]) -
     ]
     substitutes = [_substitutes(encoder, task) for task in tasks]
     first = _first_of_task(encoder, substitutes[0])
+    substitutes = [_joined(common.substitutes[0], of) for of in substitutes]
     shared = None
     if first is not None:
         shared = _run(encoder, _embed(encoder, image, common), blocks[:first], common, tasks)
@@ -169,23 +168,37 @@ def run_passes(encoder: AdaptedEncoder, image: Tensor, tasks: tuple[str, ...]) -
     }
 
 
-def _substitutes(encoder: AdaptedEncoder, task: str) -> dict[str, Parameters]:
-    """What stands in for parameters in the pass of a task, by the part that is run with it.
+def _substitutes(encoder: AdaptedEncoder, task: str | None) -> dict[str, Parameters]:
+    """What stands in for parameters in the pass of a task, by the part that is run with it; None: in all passes.
 
     Raises:
         ValueError: Two methods have copies of the same parameter, or one is none of a part of the encoder.
     """
     parts: dict[str, Parameters] = {}
     for adapter in encoder.adapters:
-        for name, tensor in adapter.substitutes(encoder, task).items() if adapter.per_task else ():
+        for name, tensor in (
+            adapter.substitutes(encoder, task).items() if adapter.per_task == (task is not None) else ()
+        ):
             part = encoder.part_names.of_parameter(name)
             if part is None:
                 raise ValueError(f'{type(adapter).__name__} cannot copy {name!r} per task')
-            parameter = name[len(part) + 1 :]
-            if parameter in parts.setdefault(part, {}):
-                raise ValueError(f'two plugins have copies of {name!r}; only one can')
-            parts[part][parameter] = tensor
+            parts = _joined(parts, {part: {name[len(part) + 1 :]: tensor}})
     return parts
+
+
+def _joined(first: dict[str, Parameters], second: dict[str, Parameters]) -> dict[str, Parameters]:
+    """Both sets of what stands in for parameters.
+
+    Raises:
+        ValueError: They have a parameter in common.
+    """
+    joined = dict(first)
+    for part, parameters in second.items():
+        for name in parameters:
+            if name in joined.get(part, ()):
+                raise ValueError(f"two plugins have copies of '{part}.{name}'; only one can")
+        joined[part] = joined.get(part, {}) | parameters
+    return joined
 
 
 def _first_of_task(encoder: AdaptedEncoder, substitutes: dict[str, Parameters]) -> int | None:
@@ -218,7 +231,7 @@ def _run(
 ) -> Stream:
     """Take the stream through some blocks; at a stage's end, tap the features of the tasks and go to the next stage."""
     for stage, block in blocks:
-        x, prompts, tapped = _run_block(encoder, stage, block, stream, run)
+        x, prompts, tapped = _run_block(encoder, stage, block, stream, run, tasks)
         stream = stream._replace(x=x, prompts=prompts, tapped=stream.tapped + tuple(tapped))
         if block == len(encoder.stage_blocks()[stage]) - 1:
             stream = _leave_stage(encoder, stage, stream, run, tasks)
@@ -235,25 +248,39 @@ def _fills(encoder: AdaptedEncoder, stage: int, block: int, run: Pass) -> Fills:
     return fills
 
 
+def _tails(
+    encoder: AdaptedEncoder, stage: int, block: int, run: Pass, tasks: tuple[str, ...]
+) -> tuple[Any, ...] | None:
+    """Arguments of the tails that tasks have through a block; None: they have none."""
+    for index, adapter in enumerate(encoder.adapters):
+        sites = {s.slot: s for s in adapter.sites if (s.stage, s.block) == (stage, block) and s.last and s.leaves}
+        if adapter.branches and sites:
+            (generated,) = run.generated[index]
+            return adapter, sites, tasks, generated, encoder.task_order == 'stacked'
+    return None
+
+
 def _run_block(
-    encoder: AdaptedEncoder, stage: int, block: int, stream: Stream, run: Pass
+    encoder: AdaptedEncoder, stage: int, block: int, stream: Stream, run: Pass, tasks: tuple[str, ...]
 ) -> tuple[Tensor, Tensor | None, Sequence[Tensor]]:
     """Outputs of a block: the stream, the prompts that are carried on, and what goes to the stage's tap."""
     module, substituted = encoder.stage_blocks()[stage][block], run.substituted(encoder.part_names.blocks[stage, block])
     if len(run.tasks) > 1 and any(substituted):
         # Every task has its own frozen layers here: they cannot share one batch.
         streams = stream.parts(len(run.tasks))
-        parts = [_run_block(encoder, stage, block, part, run.of(index)) for index, part in enumerate(streams)]
+        parts = [_run_block(encoder, stage, block, part, run.of(index), tasks) for index, part in enumerate(streams)]
         x, prompts, _ = zip(*parts)
         return torch.cat(x), None if prompts[0] is None else torch.cat(prompts), ()
 
     fills = _fills(encoder, stage, block, run)
     prompts = fills['tokens'][0].prompts(stream.prompts) if 'tokens' in fills else None
     arguments = (stream.x, stream.hw, fills, prompts)
+    of_tasks = _tails(encoder, stage, block, run, tasks)
 
     def forward(*args: Any) -> tuple[Tensor, Tensor | None, list[Tensor]]:
-        # Inside of what is checkpointed, so that the recomputation sees the substitutes too.
-        return _run_part(module, substituted[0], *args)
+        # Inside of what is checkpointed, so that the recomputation sees the substitutes too, and has its own tails.
+        tails = () if of_tasks is None else (Tails(*of_tasks),)
+        return _run_part(module, substituted[0], *args, *tails)
 
     if getattr(module, 'with_cp', False) and torch.is_grad_enabled():
         return torch.utils.checkpoint.checkpoint(forward, *arguments, use_reentrant=False)
@@ -272,17 +299,27 @@ def _leave_stage(encoder: AdaptedEncoder, stage: int, stream: Stream, run: Pass,
     if part is None:
         return Stream(x, hw, prompts, (), taps, sizes)
 
+    last = len(encoder.stage_blocks()[stage]) - 1
+
+    def arguments(run: Pass) -> tuple[Fills, ...]:
+        fills = _fills(encoder, stage, last, run)
+        return (fills,) if 'downsample' in fills else ()
+
     def transition(x: Tensor, hw: Size) -> tuple[Tensor, Size]:
         if not any(substituted):
-            return part(x, hw)
+            return part(x, hw, *arguments(run))
         # One task's batch is not cut: in an exported graph its size is a symbol.
         chunks = x.chunk(len(substituted)) if len(substituted) > 1 else (x,)
-        passed = [_run_part(part, of_task, chunk, hw) for chunk, of_task in zip(chunks, substituted)]
+        passed = [
+            _run_part(part, of_task, chunk, hw, *arguments(run.of(index)))
+            for index, (chunk, of_task) in enumerate(zip(chunks, substituted))
+        ]
         return torch.cat([tokens for tokens, _ in passed]), passed[0][1]
 
     x, hw = transition(x, hw)
     if prompts is not None:
-        prompts = encoder.prompts_behind(stage, prompts, transition)
+        (prompting,) = (filled.method for filled in _fills(encoder, stage, last, run)['tokens'])
+        prompts = prompting.merge_prompts(stage, prompts, lambda p: encoder.prompts_behind(stage, p, transition))
     return Stream(x, _numbers(hw), prompts, (), taps, sizes)
 
 

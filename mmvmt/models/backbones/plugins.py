@@ -54,12 +54,26 @@ def build_method(plugin: dict, encoder: AdaptedEncoder, tasks: Sequence[str]) ->
                 f'plugin {cfg["type"]!r} matches no slot: blocks of {type(encoder).__name__} have no {slot!r}; '
                 f'they offer {", ".join(encoder.slots) or "none"}'
             )
+    if method.branches and not encoder.offers_branches:
+        raise ValueError(
+            f'{method.__name__} runs a tail per task beside the last block of each stage, which blocks of '
+            f'{type(encoder).__name__} do not offer'
+        )
     sites = [
-        Site(stage, index, slot, *encoder.slot_channels(stage, index, slot), leaves=stage in encoder.out_indices)
+        Site(
+            stage,
+            index,
+            slot,
+            *encoder.slot_channels(stage, index, slot),
+            leaves=stage in encoder.out_indices,
+            last=index == len(blocks[stage]) - 1,
+        )
         for stage, filled in enumerate(stages)
         if filled
         for index in range(len(blocks[stage]))
         for slot in slots
+        # It is in the last block of a stage that is followed by another.
+        if slot != 'downsample' or slot in encoder.slot_layers(stage, index)
     ]
     if method.positions and not sites:
         raise ValueError(f'plugin {cfg["type"]!r} matches no slot: stages={stages}, position={position!r}')

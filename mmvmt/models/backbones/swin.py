@@ -17,7 +17,7 @@ from mmvmt.adapters.base import SLOTS, Site
 from mmvmt.registry import MODELS
 
 from .adapted import AdaptedEncoder, Transition
-from .slots import Fills, Prompts, branch, fill
+from .slots import Fills, Prompts, Size, Tails, branch, fill
 from .windows import ShiftedWindowAttention
 
 
@@ -44,36 +44,73 @@ class SwinBlock(nn.Module):
         return {'qkv': w_msa.qkv, 'proj': w_msa.proj, 'fc1': ffn[0][0], 'fc2': ffn[1]}
 
     def forward(
-        self, x: Tensor, hw: tuple[int, int], fills: Fills, prompts: Prompts | None = None
+        self, x: Tensor, hw: Size, fills: Fills, prompts: Prompts | None = None, tails: Tails | None = None
     ) -> tuple[Tensor, Tensor | None, list[Tensor]]:
         """``(B, H*W, C)`` to ``(B, H*W, C)``; the prompts that are carried on; what goes to the stage's tap."""
         tapped: list[Tensor] = []
-        carried = None
+        before, carried = x, None
         if prompts is None:
-            out, _ = self.attn(self.norm1(x), hw, fills)
+            out, _ = self.attn(self.norm1(x), hw, fills, None, tails)
         else:
-            carry = prompts.carry
-            out, out_prompts = self.attn(self.norm1(x), hw, fills, Prompts(self.norm1(prompts.tokens), carry))
-            if carry:
-                before = prompts.of_images(x.shape[0])
-                carried = before + branch(fills, 'attn', before, out_prompts, drop_path=self._drop_path)
-                carried = carried + branch(
-                    fills, 'ffn', carried, self._mlp(self.norm2(carried), fills), drop_path=self._drop_path
-                )
-        x = x + branch(fills, 'attn', x, out, tapped, self._drop_path)
-        x = x + branch(fills, 'ffn', x, self._mlp(self.norm2(x), fills), tapped, self._drop_path)
+            of_prompts = prompts._replace(tokens=self.norm1(prompts.tokens))
+            out, out_prompts = self.attn(self.norm1(x), hw, fills, of_prompts, tails)
+            if prompts.carry:
+                carried = self._carried(prompts.of_images(x.shape[0]), out_prompts, prompts.residual, fills)
+        x = x + branch(fills, 'attn', x, out, tapped, self._drop_path, hw)
+        x = x + branch(fills, 'ffn', x, self._mlp(self.norm2(x), fills, hw, tails), tapped, self._drop_path, hw)
+        if tails is not None:
+            tapped += tails.tapped([self._tail(before, hw, tails, tasks) for tasks in tails.groups])
         return x, carried, tapped
 
-    def _mlp(self, x: Tensor, fills: Fills) -> Tensor:
+    def _carried(self, before: Tensor, out: Tensor, residual: bool, fills: Fills) -> Tensor:
+        """What the block makes of its prompts, ``(B, P, C)``."""
+        carried = before
+        if residual:
+            carried = out = before + branch(fills, 'attn', before, out, drop_path=self._drop_path)
+        return carried + branch(fills, 'ffn', out, self._mlp(self.norm2(out), fills), drop_path=self._drop_path)
+
+    def _tail(self, before: Tensor, hw: Size, tails: Tails, tasks: tuple[str, ...]) -> Tensor:
+        """The streams of some tasks behind the block, ``(T * B, N, C)``."""
+        (_, act, drop1), _, drop2 = self.ffn.layers
+        out = tails.layer('proj', tasks, to_tokens=lambda out: self.attn.to_tokens(out, hw))
+        x = before.repeat(len(tasks), 1, 1) + self._drop_path(self.attn.drop(out))
+        hidden = drop1(act(tails.layer('fc1', tasks, self.norm2(x))))
+        return x + self._drop_path(drop2(tails.layer('fc2', tasks, hidden)))
+
+    def _mlp(self, x: Tensor, fills: Fills, hw: Size | None = None, tails: Tails | None = None) -> Tensor:
         (fc1, act, drop1), fc2, drop2 = self.ffn.layers
-        hidden = act(fill(fills, 'fc1', x, fc1(x)))
+        hidden = act(fill(fills, 'fc1', x, fc1(x), hw=hw, tails=tails))
         if drop1.p:
             hidden = drop1(hidden)
-        out = fill(fills, 'fc2', hidden, fc2(hidden))
+        out = fill(fills, 'fc2', hidden, fc2(hidden), hw=hw, tails=tails)
         return drop2(out) if drop2.p else out
 
     def _drop_path(self, x: Tensor) -> Tensor:
         return self.drop_path(x) if self.training and self.drop_path.drop_prob else x
+
+
+class SwinMerging(nn.Module):
+    """Patch merging with a slot, over mmseg's parameters.
+
+    Args:
+        merging: mmseg's ``PatchMerging``, whose parameters are taken over.
+    """
+
+    def __init__(self, merging: nn.Module) -> None:
+        super().__init__()
+        self.adap_padding = merging.adap_padding
+        self.sampler = merging.sampler
+        self.norm = merging.norm
+        self.reduction = merging.reduction
+
+    def forward(self, x: Tensor, hw: Size, fills: Fills | None = None) -> tuple[Tensor, Size]:
+        """``(B, H*W, C)`` to the tokens of the next stage, and their height and width."""
+        x = self.adap_padding(x.unflatten(1, hw).permute(0, 3, 1, 2))
+        (kernel, _), (stride, _) = self.sampler.kernel_size, self.sampler.stride
+        hw = (x.shape[2] - kernel) // stride + 1, (x.shape[3] - kernel) // stride + 1
+        x = self.sampler(x).transpose(1, 2)
+        x = x if self.norm is None else self.norm(x)
+        return fill(fills or {}, 'downsample', x, self.reduction(x), hw=hw), hw
 
 
 @MODELS.register_module()
@@ -107,6 +144,7 @@ class AdaptedSwin(AdaptedEncoder, SwinTransformer):
     """
 
     slots = SLOTS
+    offers_branches = True
 
     def __init__(
         self,
@@ -120,15 +158,22 @@ class AdaptedSwin(AdaptedEncoder, SwinTransformer):
         super().__init__(*args, **kwargs)
         for stage in self.stages:
             stage.blocks = ModuleList([SwinBlock(block) for block in stage.blocks])
+            if stage.downsample is not None:
+                stage.downsample = SwinMerging(stage.downsample)
         self.insert_adapters(tasks, plugins, task_order, frozen_dtype)
 
     def stage_blocks(self) -> list[ModuleList]:
         return [stage.blocks for stage in self.stages]
 
     def slot_layers(self, stage: int, block: int) -> dict[str, nn.Linear]:
-        return self.stages[stage].blocks[block].layers
+        blocks, downsample = self.stages[stage].blocks, self.stages[stage].downsample
+        if downsample is None or block < len(blocks) - 1:
+            return blocks[block].layers
+        return blocks[block].layers | dict(downsample=downsample.reduction)
 
     def norm_of(self, site: Site) -> nn.LayerNorm:
+        if site.slot == 'downsample':
+            return self.stages[site.stage].downsample.norm
         block = self.stages[site.stage].blocks[site.block]
         return block.norm2 if site.slot in ('ffn', 'fc1', 'fc2') else block.norm1
 

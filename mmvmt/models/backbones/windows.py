@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mmvmt.compat import is_exporting, is_recording
 
-from .slots import Fills, Prompts, fill
+from .slots import Fills, Prompts, Size, Tails, fill
 
 
 class _PermuteRows(torch.autograd.Function):
@@ -144,7 +144,7 @@ class ShiftedWindowAttention(nn.Module):
         self._mask_cache: tuple[tuple, tuple[Tensor, ...]] | None = None
 
     def forward(
-        self, x: Tensor, hw: tuple[int, int], fills: Fills, prompts: Prompts | None = None
+        self, x: Tensor, hw: Size, fills: Fills, prompts: Prompts | None = None, tails: Tails | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """``(B, H*W, C)`` to ``(B, H*W, C)``, and the prompts' ``(B, P, C)`` where they are carried on."""
         w_msa, area = self.w_msa, self.window_size**2
@@ -153,7 +153,7 @@ class ShiftedWindowAttention(nn.Module):
         x = _permute_rows(x.flatten(0, 1), windows.to_windows, windows.to_tokens)
         x = x.view(windows.count, batch, area, width)
 
-        qkv = self._qkv(x, fills).flatten(0, 1)
+        qkv = self._qkv(x, fills, self._window).flatten(0, 1)
         of_prompts, count, carry = None, 0, False
         if prompts is not None:
             count, carry = prompts.tokens.shape[1], prompts.carry
@@ -162,11 +162,13 @@ class ShiftedWindowAttention(nn.Module):
             of_prompts = of_prompts.repeat_interleave(batch // len(of_prompts), 0)
         masks = self.attention_masks(windows, qkv.dtype, count, carry)
         dropout = w_msa.attn_drop.p if self.training else 0.0
-        outs = []
+        outs, scores = [], [] if tails is not None and tails.method.wants_prompt_scores else None
         for part, mask in zip(qkv.split([group * batch for group in windows.groups]), masks):
             q, k, v = part.permute(2, 0, 3, 1, 4)
             if of_prompts is not None:
                 q_p, k_p, v_p = of_prompts.repeat(len(part) // batch, 1, 1, 1, 1).permute(2, 0, 3, 1, 4)
+                if scores is not None:
+                    scores.append(q_p @ k.transpose(-2, -1))
                 k, v = torch.cat((k_p, k), dim=2), torch.cat((v_p, v), dim=2)
                 q = torch.cat((q_p, q), dim=2) if carry else q
             out = attention(q, k, v, mask, dropout, w_msa.scale)
@@ -178,17 +180,31 @@ class ShiftedWindowAttention(nn.Module):
             # Every window has its own outputs for the prompts; what goes on is their mean.
             of_windows, out = out[:, :, :count], out[:, :, count:]
             out_prompts = self._proj(of_windows.mean(0, keepdim=True), fills).squeeze(0)
-        out = self._proj(out, fills).reshape(-1, width)
-        return _permute_rows(out, windows.to_tokens, windows.to_windows).view(batch, -1, width), out_prompts
+        if scores:
+            tails.scores = torch.cat(scores).unflatten(0, (windows.count, batch))
+        return self.to_tokens(self._proj(out, fills, self._window, tails), hw), out_prompts
 
-    def _qkv(self, x: Tensor, fills: Fills) -> Tensor:
+    def to_tokens(self, x: Tensor, hw: Size) -> Tensor:
+        """``(windows, B, N, C)`` in the order of windows to ``(B, H*W, C)``."""
+        windows = self.windows(x.shape[1], hw, x.device)
+        tokens = _permute_rows(x.reshape(-1, x.shape[-1]), windows.to_tokens, windows.to_windows)
+        return tokens.view(x.shape[1], -1, x.shape[-1])
+
+    @property
+    def _window(self) -> Size:
+        return self.window_size, self.window_size
+
+    def _qkv(self, x: Tensor, fills: Fills, hw: Size | None = None) -> Tensor:
         """``(windows, B, N, C)`` to queries, keys and values, ``(windows, B, N, 3, heads, C / heads)``."""
-        qkv = fill(fills, 'qkv', x, self.w_msa.qkv(x), batch_dim=1)
+        qkv = fill(fills, 'qkv', x, self.w_msa.qkv(x), batch_dim=1, hw=hw)
         return qkv.unflatten(-1, (3, self.w_msa.num_heads, -1))
 
-    def _proj(self, x: Tensor, fills: Fills) -> Tensor:
+    def _proj(self, x: Tensor, fills: Fills, hw: Size | None = None, tails: Tails | None = None) -> Tensor:
         """``(windows, B, N, C)`` to ``(windows, B, N, C)``."""
-        out = fill(fills, 'proj', x, self.w_msa.proj(x), batch_dim=1)
+        return self.drop(fill(fills, 'proj', x, self.w_msa.proj(x), batch_dim=1, hw=hw, tails=tails))
+
+    def drop(self, out: Tensor) -> Tensor:
+        """Dropout of what the projection puts out."""
         return self.w_msa.proj_drop(out) if self.w_msa.proj_drop.p else out
 
     def windows(self, batch: int, hw: tuple[int, int], device: torch.device) -> Windows:

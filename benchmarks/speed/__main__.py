@@ -73,7 +73,6 @@ from .measurement import (
     operation_times,
     peak_memory,
     ratio_of,
-    synchronizer,
 )
 from .report import (
     HEADER,
@@ -144,7 +143,6 @@ def timed(
         seconds=settings.seconds * scale,
         least=least or settings.least,
         warmup=warmup,
-        synchronize=synchronizer(settings.device),
     )
 
 

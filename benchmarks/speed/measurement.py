@@ -9,7 +9,6 @@ import multiprocessing
 import os
 import signal
 import statistics
-import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -18,6 +17,7 @@ from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
 import torch
+from torch.utils.benchmark.utils.timer import timer
 
 from mmvmt.compat import profile
 
@@ -35,11 +35,6 @@ def cpu_flags() -> list[str]:
     return sorted(f for f in flags if f in ('avx2', 'asimd', 'sve') or f.startswith(('avx512', 'amx')) or 'bf16' in f)
 
 
-def synchronizer(device: str) -> Callable[[], None] | None:
-    """What waits for all work on a device; None for the CPU, where work is done when a call returns."""
-    return torch.cuda.synchronize if device == 'cuda' else None
-
-
 def alternate(
     cases: Mapping[Any, Callable[[], Any]],
     *,
@@ -47,7 +42,6 @@ def alternate(
     least: int = 3,
     most: int = 50,
     warmup: int = 1,
-    synchronize: Callable[[], None] | None = None,
 ) -> dict[Any, list[float]]:
     """Time some cases in turn, A B A B ..., so that whatever else slows the machine down falls upon all of them.
 
@@ -57,7 +51,6 @@ def alternate(
         least: Number of rounds that run in any case.
         most: Largest number of rounds.
         warmup: Rounds that are not timed.
-        synchronize: Waits for the device.
 
     Returns:
         Seconds of every round by name: entries of the same position belong to the same round.
@@ -74,26 +67,23 @@ def alternate(
             run()
     times: dict[Any, list[float]] = {name: [] for name in cases}
     with _collector_at_rest():
-        start = time.perf_counter()
+        start = timer()
         for done in range(most):
-            elapsed = time.perf_counter() - start
+            elapsed = timer() - start
             if done >= least and elapsed * (done + 1) / done > seconds:
                 break
             for name, run in cases.items():
-                times[name].append(_timed(run, synchronize))
+                times[name].append(_timed(run))
     return times
 
 
-def _timed(run: Callable[[], Any], synchronize: Callable[[], None] | None) -> float:
+def _timed(run: Callable[[], Any]) -> float:
     # What an earlier case left to the collector must not be paid for by this one.
     gc.collect()
-    if synchronize is not None:
-        synchronize()
-    start = time.perf_counter()
+    # PyTorch's timer waits for the work on a GPU.
+    start = timer()
     run()
-    if synchronize is not None:
-        synchronize()
-    return time.perf_counter() - start
+    return timer() - start
 
 
 @contextmanager

@@ -4,7 +4,7 @@ A method is one ``nn.Module`` for the whole encoder. The encoder describes the p
 and calls the method there; the method never edits the encoder and knows nothing of its architecture, of what tasks mean
 or of data.
 
-What an encoder offers to a method: ``blocks()``, all (stage, block) in their order; ``own_parameters()``, its
+What an encoder offers to a method: ``block_indices()``, all (stage, block) in their order; ``own_parameters()``, its
 parameters by name without adapters and output norms; ``layer_of(site)``, the linear layer of a slot;
 ``norm_of(site)``, the LayerNorm in front of a slot.
 """

@@ -113,7 +113,7 @@ class VPTShallow(VisualPromptTuning):
     def attach(self, encoder: nn.Module) -> None:
         super().attach(encoder)
         filled = [(site.stage, site.block) for site in self.sites]
-        gaps = [at for at in encoder.blocks() if at > filled[0] and at not in filled]
+        gaps = [at for at in encoder.block_indices() if at > filled[0] and at not in filled]
         if gaps:
             raise ValueError(
                 f'VPTShallow carries its prompts through every block behind the first filled one, but block '

@@ -112,6 +112,19 @@ class AdaptedEncoder(BaseModule):
         """Prompts ``(B, P, C)`` for the next stage, behind a transition; for encoders with slot ``tokens``."""
         raise NotImplementedError(f'{type(self).__name__} does not define prompts_behind()')
 
+    def name_parts(self) -> PartNames:
+        """Names of the parts; by default their names in the encoder, of which each is one module."""
+        return PartNames.of(self)
+
+    def drop_output_norms(self) -> None:
+        """Take out the norms that only what leaves goes through: with tasks the heads have them."""
+        for index in self._output_norms():
+            delattr(self, f'norm{index}')
+
+    def start_from_scratch(self) -> None:
+        """Initialise the encoder where ``init_cfg`` is None."""
+        super().init_weights()
+
     def to_map(self, tokens: Tensor, hw: tuple[int, int]) -> Tensor:
         """Tokens ``(B, H * W, C)`` as a map ``(B, C, H, W)``: a view, in channels-last memory order."""
         return tokens.unflatten(1, hw).permute(0, 3, 1, 2)
@@ -153,9 +166,8 @@ class AdaptedEncoder(BaseModule):
         self.tasks = check_tasks(tasks) if tasks is not None else None
         use_onednn(self)
         if self.tasks is not None:
-            for index in self._output_norms():
-                delattr(self, f'norm{index}')
-        self.part_names = PartNames.of(self)
+            self.drop_output_norms()
+        self.part_names = self.name_parts()
         self.plugins = [dict(plugin) for plugin in plugins or ()]
         self.adapters = ModuleList(
             [build_method(plugin, self, self.tasks or (UNNAMED_TASK,)) for plugin in self.plugins]
@@ -194,7 +206,7 @@ class AdaptedEncoder(BaseModule):
             if initialisers:
                 initialize(self, initialisers)
             else:
-                super().init_weights()
+                self.start_from_scratch()
             self._store_frozen(self.frozen_dtype)
         for cfg in pretrained:
             load_encoder_checkpoint(self, cfg)
@@ -250,7 +262,7 @@ class AdaptedEncoder(BaseModule):
         """Whether the encoder runs once per task."""
         return any(adapter.per_task for adapter in self.adapters)
 
-    def blocks(self) -> list[tuple[int, int]]:
+    def block_indices(self) -> list[tuple[int, int]]:
         """Every (stage, block) in the order of the stream."""
         return [(stage, block) for stage, blocks in enumerate(self.stage_blocks()) for block in range(len(blocks))]
 

@@ -29,11 +29,14 @@ class PartNames(NamedTuple):
         embedding: The part that makes tokens of images.
         blocks: By stage and block.
         transitions: By stage; None where the next stage follows at once.
+        inside: Modules of parts by their names in the encoder: the part, and the module's name inside of it. None: a
+            part is one module, and its name is that in the encoder.
     """
 
     embedding: str
     blocks: dict[tuple[int, int], str]
     transitions: dict[int, str | None]
+    inside: dict[str, tuple[str, str]] | None = None
 
     @classmethod
     def of(cls, encoder: AdaptedEncoder) -> PartNames:
@@ -50,13 +53,18 @@ class PartNames(NamedTuple):
             {stage: names[id(encoder.transition_part(stage))] for stage in range(len(stages))},
         )
 
-    def of_parameter(self, parameter: str) -> str | None:
-        """The part that a parameter of the encoder belongs to; None: to none."""
+    def locate(self, parameter: str) -> tuple[str | None, str]:
+        """The part that a parameter of the encoder belongs to, None: to none; and the parameter's name inside of it."""
         names = {self.embedding, *self.blocks.values(), *self.transitions.values()}
-        part = parameter.rpartition('.')[0]
-        while part and part not in names:
-            part = part.rpartition('.')[0]
-        return part or None
+        inside = {name: (name, '') for name in names} if self.inside is None else self.inside
+        module = parameter.rpartition('.')[0]
+        while module and module not in inside:
+            module = module.rpartition('.')[0]
+        if not module:
+            return None, parameter
+        part, prefix = inside[module]
+        rest = parameter[len(module) + 1 :]
+        return part, f'{prefix}.{rest}' if prefix else rest
 
 
 class Stream(NamedTuple):
@@ -128,7 +136,7 @@ def run_passes(encoder: AdaptedEncoder, image: Tensor, tasks: tuple[str, ...]) -
     """
     generated = tuple(None if a.per_task else (a.generated(None),) for a in encoder.adapters)
     common = Pass((None,), generated, (_substitutes(encoder, None),))
-    blocks = encoder.blocks()
+    blocks = encoder.block_indices()
     if not encoder.per_task:
         return dict.fromkeys(tasks, _run(encoder, _embed(encoder, image, common), blocks, common, tasks))
 
@@ -179,10 +187,10 @@ def _substitutes(encoder: AdaptedEncoder, task: str | None) -> dict[str, Paramet
         for name, tensor in (
             adapter.substitutes(encoder, task).items() if adapter.per_task == (task is not None) else ()
         ):
-            part = encoder.part_names.of_parameter(name)
+            part, parameter = encoder.part_names.locate(name)
             if part is None:
                 raise ValueError(f'{type(adapter).__name__} cannot copy {name!r} per task')
-            parts = _joined(parts, {part: {name[len(part) + 1 :]: tensor}})
+            parts = _joined(parts, {part: {parameter: tensor}})
     return parts
 
 
@@ -203,7 +211,7 @@ def _joined(first: dict[str, Parameters], second: dict[str, Parameters]) -> dict
 
 def _first_of_task(encoder: AdaptedEncoder, substitutes: dict[str, Parameters]) -> int | None:
     """Position of the first block whose outputs depend on the task; None if even the tokens do."""
-    parts, blocks = encoder.part_names, encoder.blocks()
+    parts, blocks = encoder.part_names, encoder.block_indices()
     if parts.embedding in substitutes:
         return None
     for position, (stage, block) in enumerate(blocks):

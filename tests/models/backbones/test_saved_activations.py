@@ -14,7 +14,7 @@ LAYERS = ('qkv', 'fc1', 'fc2')
 def kept_inputs(swin):
     """Names of linear layers whose input is kept after a forward pass, and how many bytes are kept in all."""
     inputs, saved = {}, {}
-    for stage, block in swin.blocks():
+    for stage, block in swin.block_indices():
         for name, layer in swin.stages[stage].blocks[block].layers.items():
             if name in LAYERS:
                 key = f'stage{stage}_block{block}_{name}'

@@ -2,9 +2,19 @@ import sys
 from pathlib import Path
 
 import pytest
+from mmengine.registry import DefaultScope
 
 # Helpers of test modules, such as distributed.run_ranks, are imported from this folder, benchmarks/ from the root.
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+
+
+@pytest.fixture(autouse=True)
+def default_scope():
+    """A run leaves its scope to the whole process: no test is to find another's."""
+    before = dict(DefaultScope._instance_dict)
+    yield
+    DefaultScope._instance_dict.clear()
+    DefaultScope._instance_dict.update(before)
 
 
 @pytest.fixture(scope='session')

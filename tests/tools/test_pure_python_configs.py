@@ -97,7 +97,8 @@ def test_the_config_that_a_run_writes_is_the_config_of_the_run(run):
     assert written.optim_wrapper.type.endswith('AmpOptimWrapper')
     assert written.model.type == 'mmvmt.MultiTaskEncoderDecoder'
     meta = read_checkpoint(str(work_dir / 'epoch_2.pth'))['meta']
-    assert meta['mmvmt_method'] == [dict(cfg=dict(type='mmvmt.VMTAdapter', reduction=2))]
+    (plugin,) = meta['mmvmt_method']
+    assert (plugin['cfg']['type'], plugin['cfg']['reduction']) == ('mmvmt.VMTAdapter', 2)
     # Eight images in batches of two.
     assert (meta['epoch'], meta['iter']) == (2, 8)
 

@@ -67,6 +67,7 @@ setup(
     install_requires=['matplotlib', 'numpy', 'pillow', 'rich', 'safetensors', 'scikit-image', 'scipy', 'torch>=2.4'],
     extras_require={
         'onnx': ['onnx', 'onnxscript', 'onnxruntime'],
+        'timm': ['timm>=1.0.20'],
         'web': ['gradio>=6.31'],
     },
     classifiers=[

@@ -15,8 +15,8 @@ from mmvmt.registry import ADAPTERS
 
 from .base import Method, Site
 
-PATCH_AREA = 16
-"""Pixels of an image patch: Swin embeds patches of 4 x 4."""
+PATCH_SIZE = 4
+"""Edge of an image patch, pixels, where no encoder says otherwise: that of Swin."""
 
 
 class Prompts(nn.Module):
@@ -31,12 +31,13 @@ class Prompts(nn.Module):
     def __init__(self, count: int, width: int, dropout: float) -> None:
         super().__init__()
         self.dropout = dropout
+        self.patch_size = PATCH_SIZE
         self.embedding = nn.Parameter(torch.empty(count, width))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Xavier's uniform range for a layer from a patch of 3 colours to ``C`` channels, as the paper has it."""
-        bound = math.sqrt(6 / (3 * PATCH_AREA + self.embedding.shape[1]))
+        bound = math.sqrt(6 / (3 * self.patch_size**2 + self.embedding.shape[1]))
         nn.init.uniform_(self.embedding, -bound, bound)
 
     def forward(self) -> Tensor:
@@ -76,6 +77,13 @@ class VisualPromptTuning(Method):
                 for task in self.tasks
             }
         )
+
+    def attach(self, encoder: nn.Module) -> None:
+        super().attach(encoder)
+        for module in self.modules():
+            if isinstance(module, Prompts) and module.patch_size != encoder.patch_size:
+                module.patch_size = encoder.patch_size
+                module.reset_parameters()
 
     def task_parts(self) -> Sequence[nn.ModuleDict]:
         return (self.prompts,)

@@ -49,7 +49,7 @@ class SelectiveTuning(Method):
             ValueError: The encoder has no parameters of the kind.
         """
         if not list(self.selected(encoder)):
-            raise ValueError(f'{type(self).__name__} trains nothing: {type(encoder).__name__} has no such parameters')
+            raise ValueError(f'{type(self).__name__} trains nothing: {encoder.label} has no such parameters')
         super().attach(encoder)
 
     def selected(self, encoder: nn.Module) -> Iterable[nn.Parameter]:

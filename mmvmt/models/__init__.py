@@ -3,7 +3,7 @@ from mmvmt.compat import operators
 # ruff: noqa: E402  mmseg imports the operators unguarded: what explains their absence has to come first
 operators('mmseg.models')
 
-from .backbones import AdaptedEncoder, AdaptedSwin
+from .backbones import AdaptedBackbone, AdaptedEncoder, AdaptedSwin, Columnar, Layout, register_layout
 from .data_preprocessor import MultiTaskDataPreProcessor
 from .losses import L1PixelLoss, PixelLoss, WeightedBCELoss
 from .multi_task_encoder_decoder import MultiTaskEncoderDecoder
@@ -13,12 +13,15 @@ from .task_heads import ClassesOutput, DeformableHead, DepthOutput, MLPHead, Pro
 
 __all__ = [
     'GROUPS',
+    'AdaptedBackbone',
     'AdaptedEncoder',
     'AdaptedSwin',
     'ClassesOutput',
+    'Columnar',
     'DeformableHead',
     'DepthOutput',
     'L1PixelLoss',
+    'Layout',
     'MLPHead',
     'MultiTaskDataPreProcessor',
     'MultiTaskEncoderDecoder',
@@ -28,4 +31,5 @@ __all__ = [
     'UnitVectorOutput',
     'WeightedBCELoss',
     'parameter_groups',
+    'register_layout',
 ]

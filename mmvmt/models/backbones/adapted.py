@@ -73,6 +73,14 @@ class AdaptedEncoder(BaseModule):
     num_features: Sequence[int]
     out_indices: Sequence[int]
 
+    patch_size: int = 4
+    """Edge of an image patch, pixels."""
+
+    @property
+    def label(self) -> str:
+        """What kind of encoder it is, for messages."""
+        return type(self).__name__
+
     def stage_blocks(self) -> Sequence[Sequence[nn.Module]]:
         """The blocks of every stage, in the order of the stream."""
         raise NotImplementedError(f'{type(self).__name__} does not define stage_blocks()')
@@ -120,6 +128,10 @@ class AdaptedEncoder(BaseModule):
         """Take out the norms that only what leaves goes through: with tasks the heads have them."""
         for index in self._output_norms():
             delattr(self, f'norm{index}')
+
+    def load_checkpoint(self, init_cfg: Mapping[str, Any]) -> None:
+        """Load the pretrained weights that ``dict(type='Pretrained', checkpoint=PATH_OR_URL)`` names."""
+        load_encoder_checkpoint(self, init_cfg)
 
     def start_from_scratch(self) -> None:
         """Initialise the encoder where ``init_cfg`` is None."""
@@ -209,7 +221,7 @@ class AdaptedEncoder(BaseModule):
                 self.start_from_scratch()
             self._store_frozen(self.frozen_dtype)
         for cfg in pretrained:
-            load_encoder_checkpoint(self, cfg)
+            self.load_checkpoint(cfg)
         for adapter in self.adapters:
             adapter.reset_parameters()
 

@@ -51,7 +51,7 @@ def build_method(plugin: dict, encoder: AdaptedEncoder, tasks: Sequence[str]) ->
             )
         if slot not in encoder.slots:
             raise ValueError(
-                f'plugin {cfg["type"]!r} matches no slot: blocks of {type(encoder).__name__} have no {slot!r}; '
+                f'plugin {cfg["type"]!r} matches no slot: blocks of {encoder.label} have no {slot!r}; '
                 f'they offer {", ".join(encoder.slots) or "none"}'
             )
     if method.branches and not encoder.offers_branches:

@@ -1,0 +1,322 @@
+"""Any encoder of mmseg, mmpretrain or timm with named slots for adapters, run by its own modules.
+
+The encoder's modules stay what and where they are: hooks on those that a layout names fill the slots.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmvmt.adapters.base import Method, Site
+from mmvmt.models.library_checkpoint import load_library_checkpoint
+from mmvmt.registry import MODELS
+
+from .adapted import AdaptedEncoder, Features
+from .layouts import Layout, build_timm, encoder_name, layout_for
+from .layouts.base import find
+from .passes import PartNames
+from .slots import Fills, Prompts, fill
+
+_SHARED = ('_modules', '_parameters', '_buffers', '_non_persistent_buffers_set', '_load_state_dict_pre_hooks')
+"""What an :class:`AdaptedBackbone` and its encoder have in common, by the names of torch."""
+
+
+class Part(nn.Module):
+    """Modules of an encoder that run together, by a function of its layout. It stands outside the encoder's tree.
+
+    Args:
+        function: Runs them.
+        modules: The modules, by their names in the encoder.
+    """
+
+    def __init__(self, function: Callable[..., Any], modules: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self.function = function
+        self.inside: dict[str, str] = {}
+        for index, (name, module) in enumerate(modules.items()):
+            self.add_module(str(index), module)
+            self.inside[name] = str(index)
+
+    def forward(self, *args: Any) -> Any:
+        """Run the modules."""
+        return self.function(*args)
+
+
+class _Current:
+    """What the hooks of a block know of the run that they are in; outside of one there is nothing to fill."""
+
+    def __init__(self) -> None:
+        self.hw: tuple[int, int] | None = None
+        self.fills: Fills = {}
+        self.tapped: list[Tensor] = []
+        self.streams: dict[str, Tensor] = {}
+
+
+class _Hook:
+    """Base of the hooks of one slot. Objects, since a copy of an encoder has to have hooks of its own.
+
+    Args:
+        current: The block's.
+        slot: The slot.
+        in_windows: Whether the layer runs on windows of the map.
+    """
+
+    def __init__(self, current: _Current, slot: str, in_windows: bool = False) -> None:
+        self.current, self.slot, self.in_windows = current, slot, in_windows
+
+    def fill(self, inputs: Tensor, outputs: Tensor, **side: bool) -> Tensor:
+        """Run the methods of the slot."""
+        fills, tapped, hw = self.current.fills, self.current.tapped, self.current.hw
+        if self.slot not in fills:
+            return outputs
+        if self.in_windows:
+            edge = math.isqrt(outputs.shape[-2])
+            return fill(fills, self.slot, inputs, outputs, hw=(edge, edge), **side)
+        extra = outputs.shape[-2] - hw[0] * hw[1]
+        if not extra or all(type(f.method).adapt_map is Method.adapt_map for f in fills[self.slot]):
+            return fill(fills, self.slot, inputs, outputs, tapped, hw=None if extra else hw, **side)
+        # Class and register tokens and prompts, in front, stand at no place among those of the map.
+        taps: tuple[list[Tensor], list[Tensor]] = ([], [])
+        adapted = [
+            fill(fills, self.slot, inputs[:, part], outputs[:, part], of_part, hw=size, **side)
+            for part, of_part, size in zip((slice(extra), slice(extra, None)), taps, (None, hw))
+        ]
+        tapped.extend(torch.cat(of_parts, dim=1) for of_parts in zip(*taps))
+        return torch.cat(adapted, dim=1)
+
+
+class _AtLayer(_Hook):
+    """Behind a linear layer: adapts its outputs."""
+
+    def __call__(self, module: nn.Module, args: tuple[Tensor, ...], outputs: Tensor) -> Tensor:
+        return self.fill(args[0], outputs)
+
+
+class _AtEntry(_Hook):
+    """In front of a branch: notes the stream."""
+
+    def __call__(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        if self.slot in self.current.fills:
+            self.current.streams[self.slot] = args[0]
+
+
+class _InFrontOfDropPath(_Hook):
+    """Adapts what a branch puts out, in front of drop path."""
+
+    def __call__(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        streams = self.current.streams
+        if self.slot not in streams:
+            return args
+        return self.fill(streams[self.slot], args[0], inside_drop_path=True), *args[1:]
+
+
+class _BehindDropPath(_Hook):
+    """Adapts what a branch adds to the stream."""
+
+    def __call__(self, module: nn.Module, args: tuple[Tensor, ...], outputs: Tensor) -> Tensor:
+        streams = self.current.streams
+        if self.slot not in streams:
+            return outputs
+        return self.fill(streams.pop(self.slot), outputs, inside_drop_path=False)
+
+
+class HookedBlock(Part):
+    """A block of an encoder, with hooks for the slots that are filled.
+
+    Args:
+        layout: The layout of the encoder.
+        name: The block's name in the encoder.
+    """
+
+    def __init__(self, layout: Layout, name: str) -> None:
+        block = layout.encoder.get_submodule(name)
+        super().__init__(layout.run, {name: block})
+        self.layout = layout
+        # Ours does not go back to the encoder's inputs, and sees parameters that stand in for others.
+        self.with_cp = bool(getattr(block, 'with_cp', False))
+        if hasattr(block, 'with_cp'):
+            block.with_cp = False
+        self.current = _Current()
+
+    @property
+    def block(self) -> nn.Module:
+        """The encoder's own block."""
+        return self._modules['0']
+
+    def layers(self) -> dict[str, nn.Module]:
+        """The linear layers that are slots."""
+        return {slot: find(self.block, name) for slot, name in self.layout.layers.items()}
+
+    def hook(self, slot: str) -> None:
+        """Put the hooks of a slot in place."""
+        if slot in self.layout.branches:
+            entry, end = (find(self.block, name) for name in self.layout.branches[slot])
+            entry.register_forward_pre_hook(_AtEntry(self.current, slot))
+            end.register_forward_pre_hook(_InFrontOfDropPath(self.current, slot))
+            end.register_forward_hook(_BehindDropPath(self.current, slot))
+        elif slot in self.layout.layers:
+            self.layers()[slot].register_forward_hook(_AtLayer(self.current, slot, slot in self.layout.in_windows))
+
+    def forward(
+        self, x: Tensor, hw: tuple[int, int], fills: Fills, prompts: Prompts | None = None
+    ) -> tuple[Tensor, Tensor | None, list[Tensor]]:
+        """``(B, prefix + H*W, C)`` to the same; the prompts that are carried on; what goes to the stage's tap."""
+        count = 0
+        if prompts is not None:
+            count = prompts.tokens.shape[1]
+            x = torch.cat((prompts.of_images(x.shape[0]).to(x.dtype), x), dim=1)
+        current, tapped = self.current, []
+        current.hw, current.fills, current.tapped = hw, fills, tapped
+        try:
+            x = self.function(self.block, x, hw)
+        finally:
+            current.fills, current.tapped, current.streams = {}, [], {}
+        return x[:, count:] if count else x, x[:, :count] if count and prompts.carry else None, tapped
+
+
+@MODELS.register_module()
+class AdaptedBackbone(AdaptedEncoder):
+    """An encoder of mmseg, mmpretrain or timm whose blocks offer named slots to adapters.
+
+    A layout in ``mmvmt.models.backbones.layouts`` says where its blocks, branches and linear layers are; the page
+    docs/encoders.md lists the encoders and their slots. The keys in the ``state_dict`` are those of the encoder itself.
+    Without ``tasks`` it returns the maps of the encoder itself; with ``tasks`` the maps of every task, and norms that
+    only outputs go through are left to the heads. Images that patches do not divide are padded at the right and below.
+
+    Args:
+        encoder: Config of the encoder, such as ``dict(type='mmpretrain.VisionTransformer', arch='deit-small',
+            out_type='featmap')``; for timm ``dict(type='timm', model_name='pvt_v2_b2', out_indices=(0, 1, 2, 3))`` with
+            further arguments of the model. ``init_cfg`` in it is taken for the one here, where there is none.
+        tasks: As in :class:`AdaptedSwin`.
+        plugins: As in :class:`AdaptedSwin`.
+        task_order: As in :class:`AdaptedSwin`.
+        frozen_dtype: As in :class:`AdaptedSwin`.
+        init_cfg: Initialisers of mmengine; ``dict(type='Pretrained', checkpoint=PATH_OR_URL)`` reads weights under the
+            names of the encoder's own library, alone or in a whole model. None: as the encoder starts from scratch.
+
+    Raises:
+        ValueError: No layout knows the encoder, it is built so that it gives no maps, or as in :class:`AdaptedSwin`.
+        ImportError: timm is asked for and not installed.
+    """
+
+    def __init__(
+        self,
+        encoder: Mapping[str, Any],
+        tasks: Sequence[str] | None = None,
+        plugins: Sequence[dict] | None = None,
+        task_order: str = 'sequential',
+        frozen_dtype: str | None = None,
+        init_cfg: Any = None,
+    ) -> None:
+        cfg = dict(encoder)
+        inner = cfg.pop('init_cfg', None)
+        super().__init__(inner if init_cfg is None else init_cfg)
+        plain = build_timm(cfg) if cfg.get('type') == 'timm' else MODELS.build(cfg)
+        layout = layout_for(plain)
+        own = (*dict(plain.named_children()), *dict(plain.named_parameters(recurse=False)))
+        taken = [name for name in own if hasattr(self, name)]
+        if taken:
+            raise ValueError(f'{encoder_name(type(plain))} cannot be adapted: {taken[0]!r} is a name of ours too')
+        # The encoder's modules, parameters and buffers are ours under their own names, in the same dictionaries: what
+        # is moved, loaded or replaced on one side is so on the other. The encoder itself is no child and adds no name.
+        self.layout = layout
+        for shared in _SHARED:
+            self.__dict__[shared] = plain.__dict__[shared]
+        self.slots, self.num_features, self.out_indices = layout.slots, layout.widths, layout.out_indices
+        self.patch_size = layout.patch_size
+        self.frozen_stages = getattr(plain, 'frozen_stages', -1)
+        self._embedding = (Part(layout.embed, self._named(layout.embedding)),)
+        self._blocks = [[HookedBlock(layout, name) for name in stage] for stage in layout.blocks]
+        self._transitions = [
+            Part(partial(layout.pass_on, stage), self._named(names)) if names else None
+            for stage, names in enumerate(layout.transitions or ((),) * len(layout.blocks))
+        ]
+        self.insert_adapters(tasks, plugins, task_order, frozen_dtype)
+        mixing = [type(a).__name__ for a in self.adapters if not a.carry_residual]
+        if mixing:
+            raise ValueError(
+                f'{mixing[0]} takes prompts around the residual connection, which blocks of {self.label} do not offer'
+            )
+        for (stage, block), filled in self.filled.items():
+            for slot in dict.fromkeys(site.slot for _, site in filled):
+                self._blocks[stage][block].hook(slot)
+
+    @property
+    def label(self) -> str:
+        return encoder_name(type(self.layout.encoder))
+
+    def stage_blocks(self) -> list[list[HookedBlock]]:
+        return self._blocks
+
+    def slot_layers(self, stage: int, block: int) -> dict[str, nn.Module]:
+        return self._blocks[stage][block].layers()
+
+    def norm_of(self, site: Site) -> nn.LayerNorm:
+        slot = 'ffn' if site.slot in ('ffn', 'fc1', 'fc2') else 'attn'
+        return find(self._blocks[site.stage][site.block].block, self.layout.norms[slot])
+
+    def embedding_part(self) -> nn.Module:
+        return self._embedding[0]
+
+    def transition_part(self, stage: int) -> nn.Module | None:
+        return self._transitions[stage]
+
+    def name_parts(self) -> PartNames:
+        parts = {'embedding': self._embedding[0]}
+        blocks = {(s, b): f'stage {s}, block {b}' for s, stage in enumerate(self._blocks) for b in range(len(stage))}
+        parts |= {name: self._blocks[stage][block] for (stage, block), name in blocks.items()}
+        transitions = {
+            stage: None if part is None else f'behind stage {stage}' for stage, part in enumerate(self._transitions)
+        }
+        parts |= {name: self._transitions[stage] for stage, name in transitions.items() if name is not None}
+        inside = {module: (name, own) for name, part in parts.items() for module, own in part.inside.items()}
+        return PartNames('embedding', blocks, transitions, inside)
+
+    def to_map(self, tokens: Tensor, hw: tuple[int, int]) -> Tensor:
+        """Tokens ``(B, prefix + H * W, C)`` as a map ``(B, C, H, W)``, without class and register tokens."""
+        return super().to_map(tokens[:, self.layout.prefix :], hw)
+
+    def drop_output_norms(self) -> None:
+        for index in self.layout.output_norms:
+            owner, _, name = self.layout.leaving_norms[index].rpartition('.')
+            # In its place, since lists of modules have no gaps.
+            self.get_submodule(owner)._modules[name] = nn.Identity()
+
+    def own_parameters(self) -> dict[str, nn.Parameter]:
+        others = {id(p) for norm in self._output_norms().values() for p in norm.parameters()}
+        return {name: p for name, p in super().own_parameters().items() if id(p) not in others}
+
+    def load_checkpoint(self, init_cfg: Mapping[str, Any]) -> None:
+        """Load weights under the names of the encoder's own library."""
+        load_library_checkpoint(self, init_cfg)
+
+    def start_from_scratch(self) -> None:
+        self.layout.start_from_scratch()
+
+    def train(self, mode: bool = True) -> AdaptedBackbone:
+        """Set training or evaluation mode; returns self."""
+        self.layout.encoder.train(mode)
+        super().train(mode)
+        return self
+
+    def _output_norms(self) -> dict[int, nn.Module]:
+        norms = {index: self.get_submodule(self.layout.leaving_norms[index]) for index in self.layout.output_norms}
+        return {index: norm for index, norm in norms.items() if not isinstance(norm, nn.Identity)}
+
+    def _normed(self, maps: Features) -> Features:
+        normed = []
+        for index, feature in zip(self.out_indices, maps):
+            if index in self.layout.leaving_norms:
+                norm = self.get_submodule(self.layout.leaving_norms[index])
+                feature = norm(feature.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+            normed.append(feature.contiguous())
+        return tuple(normed)
+
+    def _named(self, names: Sequence[str]) -> dict[str, nn.Module]:
+        return {name: self.get_submodule(name) for name in names}

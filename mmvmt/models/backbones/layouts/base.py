@@ -1,0 +1,220 @@
+"""What a layout says of an encoder to an ``AdaptedBackbone``: where its parts are and how they run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+Size = tuple[int, int]
+"""Height and width of a map of tokens."""
+
+LAYOUTS: dict[str, type[Layout]] = {}
+"""Layouts by the encoders that they are for: package and class, such as ``'mmseg.VisionTransformer'``."""
+
+
+def register_layout(*encoders: str) -> Callable[[type[Layout]], type[Layout]]:
+    """Register a layout for encoders, each named by its package and class, such as ``'mmseg.VisionTransformer'``."""
+
+    def register(layout: type[Layout]) -> type[Layout]:
+        LAYOUTS.update(dict.fromkeys(encoders, layout))
+        return layout
+
+    return register
+
+
+def encoder_name(kind: type) -> str:
+    """Package and class, as layouts are registered."""
+    return f'{kind.__module__.partition(".")[0]}.{kind.__name__}'
+
+
+def layout_for(encoder: nn.Module) -> Layout:
+    """The layout of an encoder, of its class or the nearest class that it is derived from.
+
+    Raises:
+        ValueError: No layout knows the encoder, or the layout refuses its options.
+    """
+    for kind in type(encoder).__mro__:
+        if encoder_name(kind) in LAYOUTS:
+            layout = LAYOUTS[encoder_name(kind)](encoder)
+            layout.keep_what_is_there()
+            return layout
+    raise ValueError(
+        f'no layout knows the encoder {encoder_name(type(encoder))}; known are {", ".join(sorted(LAYOUTS))}. To add '
+        f'one, subclass mmvmt.models.Layout and register it under that name, see docs/encoders.md'
+    )
+
+
+def find(module: nn.Module, name: str) -> nn.Module | None:
+    """A module inside of another by its dotted name, also one that is not registered; None: there is none."""
+    for part in name.split('.'):
+        if part.isdecimal():
+            module = module[int(part)] if isinstance(module, (nn.Sequential, nn.ModuleList)) else None
+        else:
+            module = getattr(module, part, None)
+        if module is None:
+            return None
+    return module
+
+
+class Layout:
+    """Where the parts of an encoder are, and how they run one after another.
+
+    A layout knows the encoder's modules by their names and runs them as its ``forward`` does. In ``__init__`` it sets
+    the attributes below that depend on the encoder; what is the same for all of the family stands in the class.
+
+    Args:
+        encoder: The encoder, whose modules stay where they are.
+    """
+
+    layers: ClassVar[Mapping[str, str]] = {}
+    """Linear layers of a block that are slots: the slot, and the layer's name in the block."""
+
+    branches: ClassVar[Mapping[str, tuple[str, str]]] = {}
+    """Residual branches of a block: the slot, the name in the block of the module that the stream enters the branch by,
+    and of the one behind which it is added to the stream again, drop path or what stands in its place."""
+
+    norms: ClassVar[Mapping[str, str]] = {'attn': 'norm1', 'ffn': 'norm2'}
+    """The LayerNorm in front of a branch, by slot."""
+
+    in_windows: ClassVar[tuple[str, ...]] = ()
+    """Slots of layers that run on windows of the map, ``(windows, N, C)``, the windows of an image together."""
+
+    prompts: ClassVar[bool] = False
+    """Whether the attention is among all tokens, so that prompts can stand in front of them: the slot ``tokens``."""
+
+    blocks: list[list[str]]
+    """Names of the blocks by stage."""
+
+    widths: list[int]
+    """Width of each stage."""
+
+    out_indices: tuple[int, ...]
+    """Stages whose maps leave."""
+
+    embedding: tuple[str, ...]
+    """Names of the modules that :meth:`embed` runs."""
+
+    transitions: tuple[tuple[str, ...], ...] = ()
+    """Names of the modules that :meth:`pass_on` runs behind each stage; none: the next stage follows at once."""
+
+    leaving_norms: Mapping[int, str] = {}
+    """Names of the norms that the maps go through which leave the plain encoder, by stage."""
+
+    output_norms: tuple[int, ...] = ()
+    """Stages whose leaving norm is read by nothing else in the encoder: with tasks the heads have it instead."""
+
+    left_out: tuple[str, ...] = ()
+    """Names of modules of the plain encoder that nothing reads, which are not there."""
+
+    prefix: int = 0
+    """Number of tokens in front of those of the map: class and register tokens."""
+
+    patch_size: int
+    """Edge of an image patch, pixels."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        self.encoder = encoder
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """The slots that every block offers."""
+        return (*self.branches, *self.layers, *(('tokens',) if self.prompts else ()))
+
+    def embed(self, image: Tensor) -> tuple[Tensor, Size]:
+        """Images ``(B, 3, H, W)`` as what enters the first block, ``(B, prefix + H' * W', C)``, and (H', W')."""
+        raise NotImplementedError(f'{type(self).__name__} does not define embed()')
+
+    def run(self, block: nn.Module, x: Tensor, hw: Size) -> Tensor:
+        """Run a block."""
+        return block(x)
+
+    def pass_on(self, stage: int, x: Tensor, hw: Size) -> tuple[Tensor, Size]:
+        """Tokens behind the last block of a stage, and their height and width, as they enter the next stage."""
+        raise NotImplementedError(f'{type(self).__name__} does not define pass_on()')
+
+    def prepare(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Weights of the encoder's own library as this encoder needs them, such as positions for another size."""
+        return weights
+
+    def start_from_scratch(self) -> None:
+        """Initialise the encoder as its library does; by default it did when it was built."""
+
+    def keep_what_is_there(self) -> None:
+        """Leave the layers out that blocks of this encoder do not have, such as ``fc1`` of an MLP with gates.
+
+        Raises:
+            ValueError: A branch of a block is not where the layout says.
+        """
+        blocks = [self.encoder.get_submodule(name) for stage in self.blocks for name in stage]
+        for slot, names in self.branches.items():
+            if any(find(block, name) is None for block in blocks for name in (*names, self.norms[slot])):
+                raise ValueError(
+                    f'{encoder_name(type(self.encoder))} is built of {type(blocks[0]).__name__}, whose branch {slot!r} '
+                    f'this layout does not know: it has not all of {", ".join((*names, self.norms[slot]))}'
+                )
+        linear = {
+            slot: name
+            for slot, name in self.layers.items()
+            if all(hasattr(find(block, name), 'in_features') for block in blocks)
+        }
+        self.layers = linear
+
+    def refuse(self, **options: Any) -> None:
+        """Refuse options of the encoder under which it gives no maps.
+
+        Args:
+            **options: The only values that can be run, by attribute of the encoder.
+
+        Raises:
+            ValueError: One has another value.
+        """
+        for name, needed in options.items():
+            found = getattr(self.encoder, name, needed)
+            if found != needed:
+                raise ValueError(
+                    f'{encoder_name(type(self.encoder))} with {name}={found!r} gives no maps for heads; set '
+                    f'encoder.{name}={needed!r}'
+                )
+
+
+class Columnar(Layout):
+    """Base of encoders of one width, whose blocks up to each ``out_index`` form a stage. Blocks behind the last one are
+    left out, since nothing reads them.
+
+    Args:
+        encoder: The encoder.
+        column: Name of its list of blocks.
+        out_indices: Blocks whose outputs leave.
+        width: Width of the encoder.
+    """
+
+    prompts = True
+
+    def __init__(self, encoder: nn.Module, column: str, out_indices: tuple[int, ...], width: int) -> None:
+        super().__init__(encoder)
+        blocks, depth = getattr(encoder, column), len(getattr(encoder, column))
+        indices = [index + depth if index < 0 else index for index in out_indices]
+        if not indices or indices != sorted(set(indices)) or indices[0] < 0 or indices[-1] >= depth:
+            raise ValueError(
+                f'out_indices must be blocks in their order, from 0 to {depth - 1} (-1 is the last), got {out_indices}'
+            )
+        self.reaches_end = indices[-1] == depth - 1
+        del blocks[indices[-1] + 1 :]
+        self.left_out = tuple(f'{column}.{index}' for index in range(indices[-1] + 1, depth))
+        bounds = [0, *(index + 1 for index in indices)]
+        self.blocks = [[f'{column}.{index}' for index in range(*stage)] for stage in pairwise(bounds)]
+        self.widths = [width] * len(indices)
+        self.out_indices = tuple(range(len(indices)))
+
+    def leave_final_norm(self, name: str | None) -> None:
+        """Say which norm stands behind the last block, if any does. Where that block is left out, so is the norm."""
+        if name is None:
+            return
+        if self.reaches_end:
+            self.leaving_norms, self.output_norms = {len(self.blocks) - 1: name}, (len(self.blocks) - 1,)
+        else:
+            setattr(self.encoder, name, nn.Identity())
+            self.left_out += (name,)

@@ -1,0 +1,137 @@
+"""Methods times encoders: what the contract suite asks of a method holds on every family, or is refused."""
+
+import io
+
+import pytest
+import torch
+from encoders import ENCODERS, adapted
+from test_contract import CASES, DECLARED_START
+from tiny import FOUR_TASKS, batch, losses_of, tiny_encoder, tiny_model
+
+from mmvmt.models import AdaptedBackbone
+from mmvmt.models.backbones.layouts import LAYOUTS
+from mmvmt.registry import ADAPTERS, MODELS
+
+IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+TASKS = ('semseg', 'normals')
+
+NO_QKV = "have no 'qkv'"  # keys and values come from fewer tokens than queries: there is no one layer
+NO_TOKENS = "have no 'tokens'"  # attention in windows, or to fewer tokens
+NO_TABLE = 'has no such parameters'
+NO_TAILS = 'tail'
+REASONS = {
+    'mmseg.SwinTransformer': dict(VPTShallow=NO_TOKENS, VPTDeep=NO_TOKENS),
+    'mmseg.MixVisionTransformer': dict(
+        LoRA=NO_QKV, VPTShallow=NO_TOKENS, VPTDeep=NO_TOKENS, RelativePositionBias=NO_TABLE
+    ),
+    'timm.PyramidVisionTransformerV2': dict(
+        LoRA=NO_QKV, VPTShallow=NO_TOKENS, VPTDeep=NO_TOKENS, RelativePositionBias=NO_TABLE
+    ),
+    'mmseg.VisionTransformer': dict(RelativePositionBias=NO_TABLE),
+    'mmpretrain.VisionTransformer': dict(RelativePositionBias=NO_TABLE),
+    'timm.VisionTransformer': dict(RelativePositionBias=NO_TABLE),
+}
+CELLS = [(family, method) for family in sorted(ENCODERS) for method in sorted(CASES)]
+
+
+def plugins_of(method):
+    return [dict(cfg=CASES[method][0])]
+
+
+def reason_of(family, method):
+    kind = ADAPTERS.get(method)
+    return NO_TAILS if kind.branches else REASONS[family].get(method)
+
+
+def test_every_layout_has_a_tiny_encoder():
+    assert set(LAYOUTS) == set(ENCODERS) == set(REASONS)
+
+
+@pytest.mark.parametrize('family, method', CELLS)
+def test_a_method_runs_trains_saves_and_gets_tasks_or_is_refused(family, method):
+    encoder, plugins, reason = adapted(family), plugins_of(method), reason_of(family, method)
+    if reason is not None:
+        with pytest.raises(ValueError, match=reason):
+            tiny_encoder(encoder, TASKS, plugins)
+        return
+    model = tiny_model(TASKS, plugins, encoder).train()
+    backbone = model.backbone
+    assert isinstance(backbone, AdaptedBackbone)
+
+    stacked = tiny_model(TASKS, plugins, encoder).train()
+    stacked.backbone.task_order = 'stacked'
+    data = batch(TASKS)
+    losses = losses_of(model, data)
+    sum(losses.values()).backward()
+    for task, loss in losses_of(stacked, data).items():
+        torch.testing.assert_close(loss, losses[task], msg=task)
+
+    declared = {id(p) for p in (*model.heads.parameters(), *backbone.declared_parameters())}
+    for name, parameter in model.named_parameters():
+        trains = id(parameter) in declared
+        assert parameter.requires_grad == trains, name
+        assert (parameter.grad is not None and bool(parameter.grad.any())) == trains, name
+
+    file = io.BytesIO()
+    torch.save(backbone.state_dict(), file)
+    file.seek(0)
+    other = tiny_encoder(encoder, TASKS, plugins)
+    other.load_state_dict(torch.load(file, weights_only=True))
+    backbone.eval()
+    with torch.no_grad():
+        expected, got = backbone(IMAGES), other(IMAGES)
+        for task in TASKS:
+            assert all(torch.equal(a, b) for a, b in zip(expected[task], got[task])), task
+        before = list(backbone.state_dict())
+        backbone.add_task('depth')
+        widened = backbone(IMAGES)
+        backbone.remove_task('depth')
+    assert list(backbone.state_dict()) == before
+    assert tuple(widened) == (*TASKS, 'depth')
+    for task in TASKS:
+        assert all(torch.equal(a, b) for a, b in zip(expected[task], widened[task])), task
+
+
+@pytest.mark.parametrize('family, method', [cell for cell in CELLS if reason_of(*cell) is None])
+def test_starts_from_the_frozen_network_and_has_its_own_number_of_parameters(family, method):
+    frozen = tiny_encoder(adapted(family), TASKS, None)
+    encoder = tiny_encoder(adapted(family), TASKS, plugins_of(method))
+    encoder.load_state_dict(frozen.state_dict(), strict=False)
+    for adapter in encoder.adapters:
+        adapter.reset_parameters()
+    if method not in DECLARED_START:
+        with torch.no_grad():
+            expected, got = frozen(IMAGES), encoder(IMAGES)
+        for task in TASKS:
+            for a, b in zip(expected[task], got[task]):
+                torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+    assert list(frozen.state_dict()) == [name for name in encoder.state_dict() if not name.startswith('adapters.')]
+
+
+# The widths and blocks of pyramids are those of the contract suite, whose formulas for branches hold as they stand.
+OF_BRANCHES = [
+    name for name in sorted(CASES) if set(ADAPTERS.get(name).positions) & {'ffn'} and not ADAPTERS.get(name).branches
+]
+
+
+@pytest.mark.parametrize('method', OF_BRANCHES)
+def test_parameters_by_formula(method):
+    for family in ('mmseg.MixVisionTransformer', 'timm.PyramidVisionTransformerV2', 'mmseg.SwinTransformer'):
+        encoder = MODELS.build(dict(adapted(family), tasks=FOUR_TASKS, plugins=plugins_of(method)))
+        assert sum(p.numel() for p in encoder.adapter_parameters()) == CASES[method][1], family
+
+
+def test_parameters_by_formula_where_all_blocks_are_of_one_width():
+    d, blocks = 16, 4
+    counts = {
+        'VMTAdapter': blocks * (2 * d * (d // 2) + d // 2 + d + 4 * 2 * d),
+        'Adapter': blocks * 4 * (d * d + d // 2 + d + 2 * d),
+        'VPTDeep': blocks * 4 * 3 * d,
+        # One width is k = 1: a single hypernetwork, no kernels and no coefficients.
+        'PolyhistorLite': 4 * 5 + (11 * 16 + 17 * 6 + 7 * (2 * 2 * (d + d // 2) + d // 2 + 3 * d)) + 5 * blocks,
+        'LoRA': 4 * blocks * (2 * (d + 3 * d) + 2 * d),
+    }
+    for family in ('mmseg.VisionTransformer', 'mmpretrain.VisionTransformer', 'timm.VisionTransformer'):
+        for method, count in counts.items():
+            encoder = MODELS.build(dict(adapted(family), tasks=FOUR_TASKS, plugins=plugins_of(method)))
+            assert sum(p.numel() for p in encoder.adapter_parameters()) == count, (family, method)

@@ -71,6 +71,14 @@ METHODS = {
     'polyhistor_lite': Method('Polyhistor-Lite', 'hypernetworks', 'T', 'polyhistor/swin_{size}_lite'),
     'vmt_adapter': Method('VMT-Adapter', 'VMT-Adapter', '1', 'vmt/swin_{size}'),
     'vmt_adapter_lite': Method('VMT-Adapter-Lite', 'VMT-Adapter', '1', 'vmt/swin_{size}_lite'),
+    'small_parts': Method('patch embedding, norms, tables', 'parts of the encoder', '1', _BASE + 'small_parts'),
+    'parts': Method('patch embedding, norms, tables, merging', 'parts of the encoder', '1', _BASE + 'parts'),
+    'ssf': Method('SSF', 'parts of the encoder', '1', _BASE + 'ssf'),
+    'dora': Method('DoRA', 'low rank', '1', _BASE + 'dora'),
+    'mona': Method('Mona', 'bottleneck adapters', '1', _BASE + 'mona'),
+    'adaptformer': Method('AdaptFormer', 'bottleneck adapters', '1', _BASE + 'adaptformer'),
+    'mtlora': Method('MTLoRA', 'tails per task', '1', 'mtlora/swin_{size}_r16'),
+    'mtlora_plus': Method('MTLoRA+', 'tails per task', '1', 'mtlora/swin_{size}_plus_r4'),
     'vmt_adapter_bf16': Method(
         'VMT-Adapter, encoder in bfloat16', 'VMT-Adapter', '1', 'vmt/swin_{size}_bf16', 'vmt_adapter'
     ),
@@ -84,8 +92,9 @@ METHODS = {
 GROUPS = {
     'variants': ['vmt_adapter_bf16', 'vmt_adapter_deformable'],
     'stages': [f'vmt_adapter_from_stage_{stage}' for stage in (2, 3, 4)],
+    'later': ['small_parts', 'parts', 'ssf', 'dora', 'mona', 'adaptformer', 'mtlora', 'mtlora_plus'],
 }
-GROUPS['standard'] = [name for name in METHODS if name not in GROUPS['variants'] + GROUPS['stages']]
+GROUPS['standard'] = [name for name in METHODS if all(name not in group for group in GROUPS.values())]
 """What is compared unless methods are named."""
 SCALING = ['decoders_only', 'polyhistor_lite', 'vmt_adapter']
 

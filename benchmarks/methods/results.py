@@ -23,6 +23,7 @@ FAMILIES = {
     'low rank': '#2ca02c',
     'bottleneck adapters': '#1f77b4',
     'hypernetworks': '#ff7f0e',
+    'tails per task': '#8c564b',
     'VMT-Adapter': '#d62728',
 }
 """Colour of each family of methods in the picture."""

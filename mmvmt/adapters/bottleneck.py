@@ -90,6 +90,7 @@ class Bottleneck(nn.Module):
         activation: Name of the activation.
         norm: Whether n is a LayerNorm with scale and shift; otherwise there is none.
         projection: Makes a projection from its input width, its output width, and whether it starts at zero.
+        dropout: Probability with which an entry is dropped before the up-projection in training.
     """
 
     def __init__(
@@ -99,8 +100,10 @@ class Bottleneck(nn.Module):
         activation: str,
         norm: bool,
         projection: Callable[[int, int, bool], nn.Module],
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        self.dropout = dropout
         self.norm = nn.LayerNorm(width) if norm else nn.Identity()
         self.down = projection(width, bottleneck, False)
         self.activation = build_activation(activation)
@@ -115,7 +118,8 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(..., d)`` to ``(..., d)``."""
-        return self.up(self.activation(self.down(self.norm(x))))
+        z = self.activation(self.down(self.norm(x)))
+        return self.up(F.dropout(z, self.dropout, self.training) if self.dropout else z)
 
 
 class BottleneckMethod(Method):
@@ -136,6 +140,8 @@ class BottleneckMethod(Method):
         scale: The factor s.
         parallel: Whether x is the stream before the branch instead of what the branch puts out.
         norm: Whether the adapter has a LayerNorm n of its own in front.
+        width: Width of the bottleneck in all stages, instead of ``reduction``; None: by that.
+        dropout: Probability with which an entry is dropped before the up-projection in training.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -154,8 +160,14 @@ class BottleneckMethod(Method):
         scale: float = 1.0,
         parallel: bool = False,
         norm: bool = True,
+        width: int | None = None,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__(sites, tasks)
+        if width is not None and (isinstance(width, bool) or not isinstance(width, int) or width < 1):
+            raise ValueError(f'width must be an integer of at least 1, or None for that by reduction, got {width!r}')
+        if isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
+            raise ValueError(f'dropout must be at least 0 and below 1, got {dropout!r}')
         if not isinstance(scale, (int, float)) or isinstance(scale, bool) or not math.isfinite(scale):
             raise ValueError(f'scale must be a finite number, got {scale!r}')
         for key, value in (('parallel', parallel), ('norm', norm)):
@@ -167,10 +179,9 @@ class BottleneckMethod(Method):
         for owner in self.tasks if self.per_task else (SHARED,):
             self.bottlenecks[owner] = nn.ModuleDict()
             for site in self.sites:
-                width = site.in_channels
-                self.bottlenecks[owner][site.key] = Bottleneck(
-                    width, bottleneck_width(width, reduction), activation, norm, projection
-                )
+                channels = site.in_channels
+                inside = bottleneck_width(channels, reduction) if width is None else width
+                self.bottlenecks[owner][site.key] = Bottleneck(channels, inside, activation, norm, projection, dropout)
 
     def reset_parameters(self) -> None:
         """Start from the frozen network: a = 0 everywhere."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from mmvmt.registry import ADAPTERS
 
-from .base import Method, Site
+from .base import Site
+from .mergeable import Mergeable
 
 SHARED = 'shared'
 """Name of the one set of updates that all tasks share."""
@@ -28,24 +29,36 @@ class LowRankUpdate(nn.Module):
         out_channels: Width of the layer's output.
         rank: Rank r of the update.
         dropout: Probability with which an entry of the input is dropped in training.
+        uniform: Whether A starts uniform in ±1/sqrt(in_channels), instead of normal with that deviation.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, rank: int, dropout: float) -> None:
+    def __init__(self, in_channels: int, out_channels: int, rank: int, dropout: float, uniform: bool = False) -> None:
         super().__init__()
+        self.uniform = uniform
         self.dropout = dropout
         self.down_weight = nn.Parameter(torch.empty(rank, in_channels))
         self.up_weight = nn.Parameter(torch.empty(out_channels, rank))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Normal A and zero B: no update yet, and a gradient for B."""
-        nn.init.normal_(self.down_weight, std=self.down_weight.shape[1] ** -0.5)
+        """Random A and zero B: no update yet, and a gradient for B."""
+        spread = self.down_weight.shape[1] ** -0.5
+        if self.uniform:
+            nn.init.uniform_(self.down_weight, -spread, spread)
+        else:
+            nn.init.normal_(self.down_weight, std=spread)
         nn.init.zeros_(self.up_weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(..., in_channels)`` to ``(..., out_channels)``."""
-        if self.dropout:
-            x = F.dropout(x, self.dropout, self.training)
+        return self.of_dropped(self.drop(x))
+
+    def drop(self, x: Tensor) -> Tensor:
+        """The input with some of its entries dropped."""
+        return F.dropout(x, self.dropout, self.training) if self.dropout else x
+
+    def of_dropped(self, x: Tensor) -> Tensor:
+        """``B A x``."""
         return F.linear(F.linear(x, self.down_weight), self.up_weight)
 
     def weight(self) -> Tensor:
@@ -54,7 +67,7 @@ class LowRankUpdate(nn.Module):
 
 
 @ADAPTERS.register_module()
-class LoRA(Method):
+class LoRA(Mergeable):
     r"""Low-rank updates of linear layers, one per task or one for all tasks.
 
     .. math::
@@ -74,7 +87,9 @@ class LoRA(Method):
         ValueError: An argument is out of its range.
     """
 
-    positions = ('qkv', 'proj', 'fc1', 'fc2')
+    positions = ('qkv', 'proj', 'fc1', 'fc2', 'downsample')
+    default_positions = ('qkv',)
+    update_type: ClassVar[type[LowRankUpdate]] = LowRankUpdate
 
     def __init__(
         self,
@@ -108,13 +123,14 @@ class LoRA(Method):
         self.updates = nn.ModuleDict(
             {
                 owner: nn.ModuleDict(
-                    {site.key: LowRankUpdate(site.in_channels, site.out_channels, rank, dropout) for site in self.sites}
+                    {
+                        site.key: self.update_type(site.in_channels, site.out_channels, rank, dropout)
+                        for site in self.sites
+                    }
                 )
                 for owner in (self.tasks if per_task else (SHARED,))
             }
         )
-        # Saved with the weights: those that hold the updates must not get them a second time when they are loaded.
-        self.register_buffer('merged', torch.tensor(False))
 
     def reset_parameters(self) -> None:
         """Start from the frozen network: B = 0.
@@ -122,8 +138,6 @@ class LoRA(Method):
         Raises:
             ValueError: The updates are merged: the encoder could not be restored afterwards.
         """
-        if self.is_merged:
-            raise ValueError('LoRA is merged and cannot be initialised: call unmerge(encoder) first')
         super().reset_parameters()
         for module in self.modules():
             if isinstance(module, LowRankUpdate):
@@ -138,10 +152,7 @@ class LoRA(Method):
         self, site: Site, inputs: Tensor, outputs: Tensor, task: str | None, generated: Any
     ) -> tuple[Tensor, Tensor | None]:
         if self.is_merged:
-            if self.training:
-                raise RuntimeError(
-                    'LoRA is merged into the encoder and cannot train: call unmerge(encoder) before training'
-                )
+            self.refuse_training()
             return outputs, None
         update = self.updates[task if self.per_task else SHARED][site.key]
         return torch.add(outputs, update(inputs), alpha=self.factor), None
@@ -156,42 +167,13 @@ class LoRA(Method):
         """As in the base class; nothing while merged, when the encoder's norms hold the offsets."""
         return {} if self.is_merged else super().substitutes(encoder, task)
 
-    def merge(self, encoder: nn.Module) -> None:
-        r"""Add :math:`\frac{\alpha}{r} B A` to the encoder's weights, and the offsets of a single task to its norms.
-
-        Raises:
-            ValueError: Every one of several tasks has updates of its own, the updates are merged already, or the
-                encoder stores its weights in less than float32.
-        """
-        if self.per_task and len(self.tasks) > 1:
-            raise ValueError(
-                f'LoRA has updates of its own for each of {len(self.tasks)} tasks ({", ".join(self.tasks)}), and one '
-                f'weight cannot hold them all; merge a model of a single task, or train with per_task=False'
-            )
-        if self.is_merged:
-            raise ValueError('LoRA is merged already: call unmerge(encoder) first')
-        for site in self.sites:
-            dtype = encoder.layer_of(site).weight.dtype
-            if dtype not in (torch.float32, torch.float64):
-                raise ValueError(
-                    f'the encoder stores {site.key} as {dtype}, which would round the update away; build it with '
-                    f'frozen_dtype=None to merge'
-                )
+    def merge_into(self, encoder: nn.Module) -> None:
+        r"""Add :math:`\frac{\alpha}{r} B A` to the encoder's weights, and the offsets of a single task to its norms."""
         self._add_to(encoder, 1)
-        self._set_merged(True)
 
-    def unmerge(self, encoder: nn.Module) -> None:
-        """Undo :meth:`merge`, to the rounding of the encoder's weights.
-
-        Raises:
-            ValueError: The updates are not merged.
-        """
-        if not self.is_merged:
-            raise ValueError('LoRA is not merged: call merge(encoder) first')
+    def take_out_of(self, encoder: nn.Module) -> None:
         self._add_to(encoder, -1)
-        self._set_merged(False)
 
-    @torch.no_grad()
     def _add_to(self, encoder: nn.Module, sign: int) -> None:
         (updates,) = self.updates.values()
         for site in self.sites:
@@ -202,14 +184,6 @@ class LoRA(Method):
             parameters = encoder.own_parameters()
             for key, offset in self.offsets[task].items():
                 parameters[key.replace('-', '.')].add_(offset, alpha=sign)
-
-    def _set_merged(self, merged: bool) -> None:
-        self.is_merged = merged
-        self.merged.fill_(merged)
-
-    def _load_from_state_dict(self, *args: Any) -> None:
-        super()._load_from_state_dict(*args)
-        self.is_merged = bool(self.merged)
 
     def _norm_parameters(self, encoder: nn.Module) -> list[nn.Parameter]:
         # Two slots of a block may share a norm, which counts once.

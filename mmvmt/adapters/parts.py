@@ -24,6 +24,31 @@ def norm_parameters(module: nn.Module) -> list[nn.Parameter]:
     return [p for m in module.modules() if isinstance(m, nn.LayerNorm) for p in m.parameters(recurse=False)]
 
 
+def encoder_parts(
+    encoder: nn.Module, patch_embed: bool, norms: bool, position_bias: bool, merging: bool
+) -> list[nn.Parameter]:
+    """Parameters of some parts of an encoder, without those of adapters and output norms.
+
+    Args:
+        encoder: The encoder.
+        patch_embed: Whether the patch embedding is among them, without its norm.
+        norms: Whether all LayerNorms are.
+        position_bias: Whether the tables of the relative position bias are.
+        merging: Whether what leads from stage to stage is, without its norms.
+    """
+    own = {id(p) for p in encoder.own_parameters().values()}
+    of_norms = [p for p in norm_parameters(encoder) if id(p) in own]
+    transitions = [encoder.transition_part(stage) for stage in range(len(encoder.stage_blocks()))]
+    chosen = list(of_norms) if norms else []
+    for part, wanted in ((encoder.embedding_part(), patch_embed), *((part, merging) for part in transitions)):
+        if wanted and part is not None:
+            chosen += [p for p in part.parameters() if all(p is not norm for norm in of_norms)]
+    if position_bias:
+        tables = (getattr(module, 'relative_position_bias_table', None) for module in encoder.modules())
+        chosen += [table for table in tables if isinstance(table, nn.Parameter)]
+    return chosen
+
+
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     'gelu': nn.GELU,
     'relu': nn.ReLU,

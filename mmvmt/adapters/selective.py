@@ -13,7 +13,7 @@ from torch import nn
 from mmvmt.registry import ADAPTERS
 
 from .base import Method, Site
-from .parts import norm_parameters
+from .parts import encoder_parts, norm_parameters
 
 
 @ADAPTERS.register_module()
@@ -98,3 +98,40 @@ class NormTuning(SelectiveTuning):
 
     def selected(self, encoder: nn.Module) -> Iterable[nn.Parameter]:
         return norm_parameters(encoder)
+
+
+@ADAPTERS.register_module()
+class PartTuning(SelectiveTuning):
+    """Parts of the encoder by name, by default the same for all tasks: what MTLoRA and its kin train besides adapters.
+
+    Args:
+        sites: Ignored: the choice concerns the whole encoder.
+        tasks: Task names.
+        patch_embed: Whether the patch embedding trains.
+        norms: Whether all LayerNorms train.
+        position_bias: Whether the tables of the relative position bias train.
+        merging: Whether the linear layers between stages train.
+        per_task: Whether every task has a copy of its own, for which the encoder runs once per task.
+
+    Raises:
+        ValueError: No part is chosen.
+    """
+
+    def __init__(
+        self,
+        sites: Sequence[Site],
+        tasks: Sequence[str],
+        *,
+        patch_embed: bool = True,
+        norms: bool = True,
+        position_bias: bool = True,
+        merging: bool = False,
+        per_task: bool = False,
+    ) -> None:
+        super().__init__(sites, tasks, per_task=per_task)
+        self.parts = dict(patch_embed=patch_embed, norms=norms, position_bias=position_bias, merging=merging)
+        if not any(self.parts.values()):
+            raise ValueError(f'PartTuning has nothing to train: set one of {", ".join(self.parts)} to True')
+
+    def selected(self, encoder: nn.Module) -> Iterable[nn.Parameter]:
+        return encoder_parts(encoder, **self.parts)

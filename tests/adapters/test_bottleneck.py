@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmseg.models.backbones.swin import SwinTransformer
 from tiny import FOUR_TASKS, SWIN, perturb, tiny_swin
 
@@ -248,3 +249,19 @@ def test_wrong_options_are_quoted(key, value, message):
 def test_a_linear_layer_is_no_place_for_a_bottleneck():
     with pytest.raises(ValueError, match="cannot fill position 'qkv'; it fills ffn, attn"):
         tiny_swin(plugins=[dict(cfg=dict(type='mmvmt.Adapter'), position='qkv')])
+
+
+def test_adaptformer_is_a_config_of_the_shared_adapter():
+    cfg = Config.fromfile('configs/baselines/swin_t_adaptformer_pascal.py')
+    swin = MODELS.build(cfg.model.backbone | dict(init_cfg=None, tasks=FOUR_TASKS))
+    assert sum(p.numel() for p in swin.adapter_parameters()) == 570_432
+    (method,) = swin.adapters
+    perturb(method.train())
+    site = method.sites[-1]
+    m = method.bottlenecks['shared'][site.key]
+    h, mlp = (torch.randn(2, 3, site.in_channels) for _ in range(2))
+    torch.manual_seed(0)
+    adapted, _ = method.adapt(site, h, mlp, None, None)
+    torch.manual_seed(0)
+    z = torch.nn.functional.dropout((h @ m.down.weight.T + m.down.bias).relu(), 0.1)
+    torch.testing.assert_close(adapted, mlp + 0.1 * (z @ m.up.weight.T + m.up.bias))

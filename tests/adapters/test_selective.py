@@ -6,6 +6,7 @@ from tiny import FOUR_TASKS, perturb, tiny_swin
 from torch import nn
 
 from mmvmt.adapters import RelativePositionBias
+from mmvmt.registry import MODELS
 
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 
@@ -107,3 +108,34 @@ def test_what_an_encoder_does_not_have_is_refused(monkeypatch):
     monkeypatch.setattr(RelativePositionBias, 'selected', lambda self, encoder: iter(()))
     with pytest.raises(ValueError, match='RelativePositionBias trains nothing: AdaptedSwin has no such parameters'):
         tiny_swin(plugins=[dict(cfg=dict(type='mmvmt.RelativePositionBias'))])
+
+
+@pytest.mark.parametrize('merging, expected', [(False, 51_258), (True, 1_599_546)])
+def test_parts_of_swin_t_have_the_published_counts(merging, expected):
+    swin = MODELS.build(
+        dict(type='mmvmt.AdaptedSwin', tasks=FOUR_TASKS, plugins=[plugin('PartTuning', merging=merging)])
+    )
+    assert sum(p.numel() for p in swin.parameters() if p.requires_grad) == expected
+    assert swin.adapter_parameters() == []
+
+
+@pytest.mark.parametrize('part', ['patch_embed', 'norms', 'position_bias', 'merging'])
+@pytest.mark.parametrize('tasks', [FOUR_TASKS, None])
+def test_each_part_is_what_its_name_says(part, tasks):
+    chosen = dict.fromkeys(('patch_embed', 'norms', 'position_bias', 'merging'), False) | {part: True}
+    swin = tiny_swin(tasks=tasks, plugins=[plugin('PartTuning', **chosen)])
+    belongs = dict(
+        patch_embed=lambda name: name.startswith('patch_embed.projection.'),
+        norms=lambda name: is_norm(swin, name),
+        position_bias=lambda name: is_table(swin, name),
+        merging=lambda name: name.endswith('downsample.reduction.weight'),
+    )[part]
+    own = swin.own_parameters()
+    trained = {name for name, p in own.items() if p.requires_grad}
+    assert trained == {name for name in own if belongs(name)} != set()
+
+
+def test_no_part_at_all_is_refused():
+    none = dict.fromkeys(('patch_embed', 'norms', 'position_bias', 'merging'), False)
+    with pytest.raises(ValueError, match='PartTuning has nothing to train: set one of patch_embed, norms'):
+        tiny_swin(plugins=[plugin('PartTuning', **none)])

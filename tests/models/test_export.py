@@ -14,7 +14,8 @@ FIVE_TASKS = (*FOUR_TASKS, 'depth')
 # Batch, height, width: whole windows; one window; odd edges; smaller than a window.
 SIZES = ((1, 64, 64), (2, 32, 16), (3, 131, 45), (1, 33, 97), (1, 7, 10))
 TWO_STAGES = dict(depths=(1, 2), num_heads=(1, 2), strides=(4, 2), out_indices=(0, 1))
-# Streams that tasks share, changed layers, copies of frozen layers, prompts, and generated weights.
+# Streams that tasks share, changed layers, copies of frozen layers, prompts, generated weights, tails,
+# replaced norms, and mixed neighbours.
 METHODS = {
     'VMTAdapter': dict(type='mmvmt.VMTAdapter', reduction=2),
     'LoRA': dict(type='mmvmt.LoRA', rank=2, norms=True),
@@ -23,6 +24,9 @@ METHODS = {
     'RelativePositionBias': dict(type='mmvmt.RelativePositionBias'),
     'VPTShallow': dict(type='mmvmt.VPTShallow', prompts=3),
     'VPTDeep': dict(type='mmvmt.VPTDeep', prompts=3),
+    'MTLoRAPlus': dict(type='mmvmt.MTLoRAPlus', rank=2, task_rank=1, scale=1.0),
+    'SSF': dict(type='mmvmt.SSF'),
+    'Mona': dict(type='mmvmt.Mona', bottleneck=4),
     'PHMAdapter': dict(type='mmvmt.PHMAdapter', n=4),
     'PolyhistorLite': dict(type='mmvmt.PolyhistorLite', rank=2, embedding=5, hidden=16, code=6),
 }

@@ -43,8 +43,8 @@ class Row:
     note: str = ''
 
 
-# Reported figures: the benchmark of the Polyhistor paper (arXiv 2210.03265), Swin-T, four tasks; for the last two rows
-# the VMT-Adapter paper (arXiv 2312.08733), about 1 % and 0.36 % of four encoders.
+# Reported figures: the benchmark of the Polyhistor paper (arXiv 2210.03265), Swin-T, four tasks; for the VMT rows
+# the VMT-Adapter paper (arXiv 2312.08733), about 1 % and 0.36 % of four encoders; the last rows are of later papers.
 ROWS = (
     Row(
         'single-task full fine-tuning',
@@ -93,6 +93,38 @@ ROWS = (
     ),
     Row('VMT-Adapter', ('vmt/swin_t_pascal.py',), 1.1, 'reported as about 1 % of four encoders'),
     Row('VMT-Adapter-Lite', ('vmt/swin_t_lite_pascal.py',), 0.40, 'reported as 0.36 % of four encoders'),
+    Row(
+        'patch embedding, norms, position tables',
+        ('baselines/swin_t_small_parts_pascal.py',),
+        None,
+        'what MTLoRA+ and TADFormer train of the encoder besides their own modules',
+    ),
+    Row(
+        'patch embedding, norms, position tables, merging',
+        ('baselines/swin_t_parts_pascal.py',),
+        None,
+        'what MTLoRA and DiTASK train of the encoder besides their own modules',
+    ),
+    Row(
+        'MTLoRA, rank 16',
+        ('mtlora/swin_t_r16_pascal.py',),
+        None,
+        "reported with decoders: 4.95 M, which is {ours:,} + 1,946,624 of the authors'",
+    ),
+    Row(
+        'MTLoRA, rank 32',
+        ('mtlora/swin_t_r32_pascal.py',),
+        None,
+        "reported with decoders: 6.08 M, which is {ours:,} + 1,946,624 of the authors'",
+    ),
+    Row('MTLoRA, rank 64', ('mtlora/swin_t_r64_pascal.py',), 6.40),
+    Row('MTLoRA+, rank 4', ('mtlora/swin_t_plus_r4_pascal.py',), None),
+    Row('MTLoRA+, rank 8', ('mtlora/swin_t_plus_r8_pascal.py',), None),
+    Row('MTLoRA+, rank 16', ('mtlora/swin_t_plus_r16_pascal.py',), None),
+    Row('SSF', ('baselines/swin_t_ssf_pascal.py',), None),
+    Row('DoRA', ('baselines/swin_t_dora_pascal.py',), None),
+    Row('Mona', ('baselines/swin_t_mona_pascal.py',), None),
+    Row('AdaptFormer', ('baselines/swin_t_adaptformer_pascal.py',), None),
 )
 
 

@@ -96,6 +96,38 @@ COLLECTIONS = (
         'methods/lora.md',
         ('LoRA',),
     ),
+    Collection(
+        'MTLoRA',
+        'mtlora',
+        'MTLoRA: A Low-Rank Adaptation Approach for Efficient Multi-Task Learning',
+        '2403.20320',
+        'methods/mtlora.md',
+        ('MTLoRA', 'MTLoRAPlus'),
+    ),
+    Collection(
+        'DoRA',
+        'baselines',
+        'DoRA: Weight-Decomposed Low-Rank Adaptation',
+        '2402.09353',
+        'methods/dora.md',
+        ('DoRA',),
+    ),
+    Collection(
+        'SSF',
+        'baselines',
+        'Scaling & Shifting Your Features: A New Baseline for Efficient Model Tuning',
+        '2210.08823',
+        'methods/ssf.md',
+        ('SSF',),
+    ),
+    Collection(
+        'Mona',
+        'baselines',
+        '5%>100%: Breaking Performance Shackles of Full Fine-Tuning on Visual Recognition Tasks',
+        '2408.08345',
+        'methods/mona.md',
+        ('Mona',),
+    ),
     Collection('VPT', 'baselines', 'Visual Prompt Tuning', '2203.12119', 'methods/vpt.md', ('VPTShallow', 'VPTDeep')),
     Collection(
         'BitFit',
@@ -111,7 +143,7 @@ COLLECTIONS = (
         'Swin Transformer: Hierarchical Vision Transformer using Shifted Windows',
         '2103.14030',
         'methods/selective.md',
-        ('DecodersOnly', 'FullFineTuning', 'RelativePositionBias', 'NormTuning', ''),
+        ('DecodersOnly', 'FullFineTuning', 'RelativePositionBias', 'NormTuning', 'PartTuning', ''),
     ),
 )
 

@@ -61,7 +61,7 @@ def test_every_config_exists_and_is_its_own():
             for method, spec in METHODS.items()
             for model in models(method)
         ]
-        assert len(set(found)) == len(found) == 28
+        assert len(set(found)) == len(found) == 36
         assert all((commands.ROOT / config).is_file() for config, _ in found)
     for encoder in Comparison({}).scaling_encoders:
         assert all(
@@ -106,7 +106,7 @@ def test_a_config_comes_with_all_that_it_inherits():
     [
         (dict(seed=3), "unknown option 'seed'; known options: preset, methods"),
         (dict(preset='cityscapes'), "preset must be one of synthetic, pascal, got 'cityscapes'"),
-        (dict(methods='lora,vmt'), "unknown method 'vmt'; known: variants, stages, standard, single_task"),
+        (dict(methods='lora,vmt'), "unknown method 'vmt'; known: variants, stages, later, standard, single_task"),
         (dict(seeds=0), 'seeds must be a whole number of at least 1, got 0'),
         (dict(iters=3), 'iters must be a whole number of at least 4, got 3'),
         (dict(pretrain_iters=7), 'pretrain_iters must be a whole number of at least 8, got 7'),

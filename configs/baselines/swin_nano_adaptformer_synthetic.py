@@ -1,0 +1,25 @@
+# AdaptFormer, one set for all tasks, on the demo's encoder.
+_base_ = [
+    '../_base_/models/swin_nano_mlp.py',
+    '../_base_/datasets/synthetic_mt.py',
+    '../_base_/schedules/schedule_synthetic.py',
+    '../_base_/synthetic_runtime.py',
+]
+model = dict(
+    backbone=dict(
+        plugins=[
+            dict(
+                cfg=dict(
+                    type='mmvmt.SharedAdapter',
+                    width=64,
+                    scale=0.1,
+                    parallel=True,
+                    norm=False,
+                    activation='relu',
+                    dropout=0.1,
+                ),
+                position='ffn',
+            )
+        ]
+    )
+)

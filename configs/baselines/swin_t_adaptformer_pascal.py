@@ -1,0 +1,25 @@
+# AdaptFormer, one set for all tasks, Swin-T, ImageNet-1k encoder, four tasks of PASCAL-Context.
+_base_ = [
+    '../_base_/models/swin_t_mlp.py',
+    '../_base_/datasets/pascal_context_mt.py',
+    '../_base_/schedules/schedule_40k.py',
+    '../_base_/default_runtime.py',
+]
+model = dict(
+    backbone=dict(
+        plugins=[
+            dict(
+                cfg=dict(
+                    type='mmvmt.SharedAdapter',
+                    width=64,
+                    scale=0.1,
+                    parallel=True,
+                    norm=False,
+                    activation='relu',
+                    dropout=0.1,
+                ),
+                position='ffn',
+            )
+        ]
+    )
+)

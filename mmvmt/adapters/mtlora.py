@@ -1,0 +1,157 @@
+"""MTLoRA (Agiza, Neseem and Reda, "MTLoRA: A Low-Rank Adaptation Approach for Efficient Multi-Task Learning", CVPR
+2024, arXiv 2403.20320): low-rank updates that all tasks share, and beside the last block of each stage a tail per task
+with updates of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmvmt.registry import ADAPTERS
+
+from .base import SharedLayer, Site
+from .branching import BranchingMethod
+from .lora import LowRankUpdate
+
+
+@ADAPTERS.register_module()
+class MTLoRA(BranchingMethod):
+    r"""Shared low-rank updates in every block, and updates per task in the tails of the stages' last blocks.
+
+    .. math::
+        L(x) &= W x + b + s B A\, \mathrm{drop}(x) \\
+        L_t(x, x_t) &= W x + b + s B_t A_t x_t
+
+    L is a layer of the stream that all tasks share, :math:`L_t` the same layer in the tail of task t: its frozen part
+    is that of the shared stream, which is computed anyway, and only the update sees the task's own stream :math:`x_t`.
+    So the encoder runs once, and a task costs its updates.
+
+    Args:
+        sites: Linear layers to fill, in the encoder's order.
+        tasks: Task names.
+        rank: Rank r of the shared updates.
+        task_rank: Rank of the tasks' updates.
+        scale: The factor s.
+        dropout: Probability with which an entry of the input of a shared update is dropped in training; the tasks'
+            updates of ``proj`` see the same input with the same entries dropped, those of ``fc1`` and ``fc2`` all.
+        own_stream: Whether the frozen part of ``fc1`` and ``fc2`` sees the task's own stream too. The paper's formula
+            can be read like this; the published code and figures have False. It costs the frozen MLP once per task.
+        **kwargs: ``patch_embed``, ``norms``, ``position_bias``, ``merging``: which parts of the encoder train, all by
+            default, see :class:`~mmvmt.adapters.branching.BranchingMethod`.
+
+    Raises:
+        ValueError: An argument is out of its range, or a layer that the tails pass is not filled.
+    """
+
+    def __init__(
+        self,
+        sites: Sequence[Site],
+        tasks: Sequence[str],
+        *,
+        rank: int = 64,
+        task_rank: int = 4,
+        scale: float = 4.0,
+        dropout: float = 0.05,
+        own_stream: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(sites, tasks, **kwargs)
+        for name, value in (('rank', rank), ('task_rank', task_rank)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f'{name} must be an integer of at least 1, got {value!r}')
+        for name, value, limit in (('scale', scale, math.inf), ('dropout', dropout, 1)):
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < limit:
+                raise ValueError(f'{name} must be a number of at least 0 and below {limit}, got {value!r}')
+        self.scale = float(scale)
+        self.own_stream = own_stream
+
+        def updates(sites: Iterable[Site], rank: int, dropout: float) -> nn.ModuleDict:
+            widths = {site.key: (site.in_channels, site.out_channels) for site in sites}
+            return nn.ModuleDict({key: LowRankUpdate(*w, rank, dropout, uniform=True) for key, w in widths.items()})
+
+        self.updates = updates(self.sites, rank, dropout)
+        self.tails = nn.ModuleDict({task: updates(self.tail_sites, task_rank, 0.0) for task in self.tasks})
+        self._layers: dict[str, nn.Linear] = {}
+        self._unread: tuple[str, ...] = ()
+
+    def attach(self, encoder: nn.Module) -> None:
+        super().attach(encoder)
+        self._layers = {site.key: encoder.layer_of(site) for site in self.tail_sites}
+        # Nothing reads what the shared stream's very last layer puts out.
+        last = encoder.block_indices()[-1]
+        self._unread = tuple(s.key for s in self.sites if (s.stage, s.block) == last and s.slot == 'fc2')
+
+    def reset_parameters(self) -> None:
+        """Start from the frozen network: every B is zero."""
+        super().reset_parameters()
+        for module in self.modules():
+            if isinstance(module, LowRankUpdate):
+                module.reset_parameters()
+
+    def task_parts(self) -> Sequence[nn.ModuleDict]:
+        return (self.tails,)
+
+    def unread_parameters(self) -> list[nn.Parameter]:
+        return [p for key in self._unread for p in self.updates[key].parameters()]
+
+    def adapt(
+        self, site: Site, inputs: Tensor, outputs: Tensor, task: str | None, generated: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        if self.is_merged and site not in self.tail_sites:
+            self.refuse_training()
+            return outputs, None
+        update = self.updates[site.key]
+        dropped = update.drop(inputs)
+        return torch.add(outputs, update.of_dropped(dropped), alpha=self.scale), dropped
+
+    def branch(
+        self, site: Site, own: Tensor | None, shared: SharedLayer, task: str, generated: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        update = self.tails[task][site.key]
+        if own is None:
+            return torch.add(shared.frozen, update(shared.handed), alpha=self.scale), None
+        frozen = self._layers[site.key](own) if self.own_stream else shared.frozen
+        return torch.add(frozen, update(own), alpha=self.scale), None
+
+    def merge_into(self, encoder: nn.Module) -> None:
+        """Add the shared updates to the weights of all layers but those that tails pass.
+
+        Those stay as they are: the tails need the layer's output without the shared update.
+        """
+        self._add_to(encoder, 1)
+
+    def take_out_of(self, encoder: nn.Module) -> None:
+        self._add_to(encoder, -1)
+
+    def _add_to(self, encoder: nn.Module, sign: int) -> None:
+        for site in self.merged_sites():
+            weight = encoder.layer_of(site).weight
+            weight.copy_(weight.double() + sign * self.scale * self.updates[site.key].weight())
+
+
+@ADAPTERS.register_module()
+class MTLoRAPlus(MTLoRA):
+    """MTLoRA with shared updates of the layers between stages too, which themselves stay frozen.
+
+    Args: as :class:`MTLoRA`, and
+        merging: Whether the layers between stages train themselves; not while they have updates.
+    """
+
+    default_positions = ('qkv', 'proj', 'fc1', 'fc2', 'downsample')
+
+    def __init__(
+        self,
+        sites: Sequence[Site],
+        tasks: Sequence[str],
+        *,
+        rank: int = 16,
+        task_rank: int = 16,
+        merging: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(sites, tasks, rank=rank, task_rank=task_rank, merging=merging, **kwargs)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from mmvmt.compat import check_records_graphs
 from mmvmt.models.backbones import AdaptedSwin
-from mmvmt.models.backbones.slots import Fills, Prompts
+from mmvmt.models.backbones.slots import Fills, Prompts, Size, Tails
 from mmvmt.models.backbones.windows import ShiftedWindowAttention
 from mmvmt.models.multi_task_encoder_decoder import MultiTaskEncoderDecoder
 from mmvmt.models.task_heads import MLPHead
@@ -140,7 +140,7 @@ class DynamicWindowAttention(ShiftedWindowAttention):
         self._shared = shared
 
     def forward(
-        self, x: Tensor, hw: tuple[int, int], fills: Fills, prompts: Prompts | None = None
+        self, x: Tensor, hw: Size, fills: Fills, prompts: Prompts | None = None, tails: Tails | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """``(B, H*W, C)`` to ``(B, H*W, C)``, and the prompts' ``(B, P, C)`` where they are carried on."""
         w_msa, area = self.w_msa, self.window_size**2
@@ -148,10 +148,10 @@ class DynamicWindowAttention(ShiftedWindowAttention):
         places = self._shared.of_shift
         if self.shift_size not in places:
             places[self.shift_size] = _places(batch, hw, self.window_size, self.shift_size, x.device)
-        windows, to_windows, to_tokens, mask = places[self.shift_size]
+        windows, to_windows, _, mask = places[self.shift_size]
         # The row of zeros behind the tokens is what the padding reads.
         x = F.pad(x.flatten(0, 1), (0, 0, 0, 1)).index_select(0, to_windows).view(batch * windows, area, width)
-        q, k, v = self._qkv(x, fills).permute(2, 0, 3, 1, 4).unbind(0)
+        q, k, v = self._qkv(x, fills, self._window).permute(2, 0, 3, 1, 4).unbind(0)
 
         table = w_msa.relative_position_bias_table
         bias = table[w_msa.relative_position_index.view(-1)].view(area, area, -1).permute(2, 0, 1).unsqueeze(0)
@@ -175,8 +175,12 @@ class DynamicWindowAttention(ShiftedWindowAttention):
             # Every window has its own outputs for the prompts; what goes on is their mean.
             of_windows = out[:, :carried].unflatten(0, (batch, windows))
             out_prompts = self._proj(of_windows.mean(1), fills)
-        out = self._proj(out[:, carried:], fills).reshape(-1, width)
-        return out.index_select(0, to_tokens).view(batch, -1, width), out_prompts
+        return self.to_tokens(self._proj(out[:, carried:], fills, self._window, tails), hw), out_prompts
+
+    def to_tokens(self, x: Tensor, hw: Size) -> Tensor:
+        """``(B * windows, N, C)`` in the order of windows to ``(B, H*W, C)``."""
+        _, _, to_tokens, _ = self._shared.of_shift[self.shift_size]
+        return x.reshape(-1, x.shape[-1]).index_select(0, to_tokens).view(-1, hw[0] * hw[1], x.shape[-1])
 
 
 class MultiTaskGraph(nn.Module):

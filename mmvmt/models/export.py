@@ -19,7 +19,7 @@ from mmseg.models.utils.embed import AdaptivePadding
 from torch import Tensor, nn
 
 from mmvmt.compat import check_records_graphs
-from mmvmt.models.backbones import AdaptedSwin
+from mmvmt.models.backbones import AdaptedBackbone, AdaptedSwin
 from mmvmt.models.backbones.slots import Fills, Prompts, Size, Tails
 from mmvmt.models.backbones.windows import ShiftedWindowAttention
 from mmvmt.models.multi_task_encoder_decoder import MultiTaskEncoderDecoder
@@ -201,8 +201,8 @@ class MultiTaskGraph(nn.Module):
 
     Raises:
         ValueError: A task is unknown, or the model has something that has no place in such a graph: another encoder
-            than ``AdaptedSwin``, heads other than ``MLPHead``, weights in half precision, or a data preprocessor that
-            pads.
+            than ``AdaptedSwin`` and ``AdaptedBackbone``, heads other than ``MLPHead``, weights in half precision, or a
+            data preprocessor that pads.
     """
 
     def __init__(
@@ -232,8 +232,9 @@ class MultiTaskGraph(nn.Module):
         self.backbone, self.heads = copied.backbone, nn.ModuleDict({task: copied.heads[task] for task in self.tasks})
         # Tasks stacked along the batch would have to be cut apart at a place that depends on its size.
         self.backbone.task_order = 'sequential'
-        self._shared = tuple(_SharedPlaces() for _ in self.backbone.stages)
-        for stage, shared in zip(self.backbone.stages, self._shared):
+        stages = self.backbone.stages if isinstance(self.backbone, AdaptedSwin) else ()
+        self._shared = tuple(_SharedPlaces() for _ in stages)
+        for stage, shared in zip(stages, self._shared):
             for block in stage.blocks:
                 block.attn = DynamicWindowAttention(block.attn, shared).eval()
         for module in self.backbone.modules():
@@ -298,6 +299,8 @@ def export_graph(
         raise ValueError(
             f'graphs are traced with {SMALLEST_EDGE} to {LARGEST_EDGE} pixels along an edge, got {height} x {width}'
         )
+    if dynamic and not isinstance(graph.backbone, AdaptedSwin):
+        raise ValueError(f'{graph.backbone.label} computes with the size of an image: export it with a fixed size')
     if dynamic and graph.backbone.use_abs_pos_embed:
         raise ValueError(
             'the encoder has a position embedding of one size (use_abs_pos_embed): export it with a fixed size'
@@ -349,8 +352,15 @@ def save_onnx(program: torch.export.ExportedProgram, graph: MultiTaskGraph, path
 
 
 def _check_exportable(model: MultiTaskEncoderDecoder, normalised: bool) -> None:
-    if not isinstance(model.backbone, AdaptedSwin):
-        raise ValueError(f'only models with an AdaptedSwin can be exported, got {type(model.backbone).__name__}')
+    if not isinstance(model.backbone, (AdaptedSwin, AdaptedBackbone)):
+        raise ValueError(
+            f'only models with an AdaptedSwin or AdaptedBackbone can be exported, got {type(model.backbone).__name__}'
+        )
+    if isinstance(model.backbone, AdaptedBackbone) and not model.backbone.layout.any_batch:
+        raise ValueError(
+            f'a graph of {model.backbone.label} by its own modules is for one number of images; a Swin Transformer can '
+            f"be exported as model.backbone.type='mmvmt.AdaptedSwin'"
+        )
     if model.backbone.frozen_dtype is not None:
         raise ValueError(
             'the frozen weights are stored in half precision: build the model with model.backbone.frozen_dtype=None'

@@ -8,6 +8,7 @@ from encoders import ENCODERS, adapted
 from test_contract import CASES, DECLARED_START
 from tiny import FOUR_TASKS, batch, losses_of, tiny_encoder, tiny_model
 
+from mmvmt.adapters.base import SLOTS
 from mmvmt.models import AdaptedBackbone
 from mmvmt.models.backbones.layouts import LAYOUTS
 from mmvmt.registry import ADAPTERS, MODELS
@@ -15,41 +16,70 @@ from mmvmt.registry import ADAPTERS, MODELS
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 TASKS = ('semseg', 'normals')
 
-NO_QKV = "have no 'qkv'"  # keys and values come from fewer tokens than queries: there is no one layer
-NO_TOKENS = "have no 'tokens'"  # attention in windows, or to fewer tokens
-NO_TABLE = 'has no such parameters'
-NO_TAILS = 'tail'
-REASONS = {
-    'mmseg.SwinTransformer': dict(VPTShallow=NO_TOKENS, VPTDeep=NO_TOKENS),
+# Slots that blocks of a family do not offer, and why.
+NO_QKV = 'keys and values come from fewer tokens than queries, by a layer of their own'
+NO_PROMPTS = 'attention is inside windows, or to a map of fewer tokens: nothing can stand in front of them'
+NO_DOWNSAMPLE = 'patches are merged by a convolution, or not at all, or inside a module of the library'
+LACKS = {
+    'mmseg.SwinTransformer': dict(tokens=NO_PROMPTS, downsample=NO_DOWNSAMPLE),
     'mmseg.MixVisionTransformer': dict(
-        LoRA=NO_QKV, VPTShallow=NO_TOKENS, VPTDeep=NO_TOKENS, RelativePositionBias=NO_TABLE
+        qkv=NO_QKV, fc1='a convolution', fc2='a convolution', tokens=NO_PROMPTS, downsample=NO_DOWNSAMPLE
     ),
-    'timm.PyramidVisionTransformerV2': dict(
-        LoRA=NO_QKV, VPTShallow=NO_TOKENS, VPTDeep=NO_TOKENS, RelativePositionBias=NO_TABLE
-    ),
-    'mmseg.VisionTransformer': dict(RelativePositionBias=NO_TABLE),
-    'mmpretrain.VisionTransformer': dict(RelativePositionBias=NO_TABLE),
-    'timm.VisionTransformer': dict(RelativePositionBias=NO_TABLE),
+    'timm.PyramidVisionTransformerV2': dict(qkv=NO_QKV, tokens=NO_PROMPTS, downsample=NO_DOWNSAMPLE),
+    'mmseg.VisionTransformer': dict(downsample=NO_DOWNSAMPLE),
+    'mmpretrain.VisionTransformer': dict(downsample=NO_DOWNSAMPLE),
+    'timm.VisionTransformer': dict(downsample=NO_DOWNSAMPLE),
 }
 CELLS = [(family, method) for family in sorted(ENCODERS) for method in sorted(CASES)]
 
 
-def plugins_of(method):
-    return [dict(cfg=CASES[method][0])]
+def default_slots(method):
+    kind = ADAPTERS.get(method)
+    return kind.positions[:1] if kind.default_positions is None else kind.default_positions
+
+
+def slots_of(family, method):
+    """The slots that a method fills by default, as far as the family offers them."""
+    return [slot for slot in default_slots(method) if slot not in LACKS[family]]
+
+
+def plugins_of(family, method):
+    plugin = dict(cfg=CASES[method][0])
+    return [plugin | dict(position=slots_of(family, method)) if default_slots(method) else plugin]
 
 
 def reason_of(family, method):
-    kind = ADAPTERS.get(method)
-    return NO_TAILS if kind.branches else REASONS[family].get(method)
+    """What the product says where a method cannot be on a family at all; None: it can be."""
+    if default_slots(method) and not slots_of(family, method):
+        return 'matches no slot'
+    if ADAPTERS.get(method).branches:
+        return f'runs a tail per task .* which blocks of {family} do not offer'
+    if method == 'RelativePositionBias' and family != 'mmseg.SwinTransformer':
+        return f'trains nothing: {family} has no such parameters'
+    if method == 'SSF' and family == 'mmseg.VisionTransformer':
+        return 'cannot shift what patch_embed.projection puts out: it has no bias'
+    return None
 
 
 def test_every_layout_has_a_tiny_encoder():
-    assert set(LAYOUTS) == set(ENCODERS) == set(REASONS)
+    assert {family for family in LAYOUTS if family in LACKS} == set(LACKS) == set(LAYOUTS)
+    assert set(ENCODERS) <= set(LACKS)
+
+
+@pytest.mark.parametrize('family', sorted(ENCODERS))
+def test_a_family_offers_all_slots_but_those_that_are_listed_with_a_reason(family):
+    slots = MODELS.build(adapted(family)).slots
+    assert set(slots) == set(SLOTS) - set(LACKS[family])
+    for method in sorted(CASES):
+        missing = [slot for slot in default_slots(method) if slot in LACKS[family]]
+        if missing:
+            with pytest.raises(ValueError, match=f"blocks of {family} have no '{missing[0]}'; they offer attn, ffn"):
+                tiny_encoder(adapted(family), TASKS, [dict(cfg=CASES[method][0])])
 
 
 @pytest.mark.parametrize('family, method', CELLS)
 def test_a_method_runs_trains_saves_and_gets_tasks_or_is_refused(family, method):
-    encoder, plugins, reason = adapted(family), plugins_of(method), reason_of(family, method)
+    encoder, plugins, reason = adapted(family), plugins_of(family, method), reason_of(family, method)
     if reason is not None:
         with pytest.raises(ValueError, match=reason):
             tiny_encoder(encoder, TASKS, plugins)
@@ -95,7 +125,7 @@ def test_a_method_runs_trains_saves_and_gets_tasks_or_is_refused(family, method)
 @pytest.mark.parametrize('family, method', [cell for cell in CELLS if reason_of(*cell) is None])
 def test_starts_from_the_frozen_network_and_has_its_own_number_of_parameters(family, method):
     frozen = tiny_encoder(adapted(family), TASKS, None)
-    encoder = tiny_encoder(adapted(family), TASKS, plugins_of(method))
+    encoder = tiny_encoder(adapted(family), TASKS, plugins_of(family, method))
     encoder.load_state_dict(frozen.state_dict(), strict=False)
     for adapter in encoder.adapters:
         adapter.reset_parameters()
@@ -117,7 +147,7 @@ OF_BRANCHES = [
 @pytest.mark.parametrize('method', OF_BRANCHES)
 def test_parameters_by_formula(method):
     for family in ('mmseg.MixVisionTransformer', 'timm.PyramidVisionTransformerV2', 'mmseg.SwinTransformer'):
-        encoder = MODELS.build(dict(adapted(family), tasks=FOUR_TASKS, plugins=plugins_of(method)))
+        encoder = MODELS.build(dict(adapted(family), tasks=FOUR_TASKS, plugins=plugins_of(family, method)))
         assert sum(p.numel() for p in encoder.adapter_parameters()) == CASES[method][1], family
 
 
@@ -133,5 +163,5 @@ def test_parameters_by_formula_where_all_blocks_are_of_one_width():
     }
     for family in ('mmseg.VisionTransformer', 'mmpretrain.VisionTransformer', 'timm.VisionTransformer'):
         for method, count in counts.items():
-            encoder = MODELS.build(dict(adapted(family), tasks=FOUR_TASKS, plugins=plugins_of(method)))
+            encoder = MODELS.build(dict(adapted(family), tasks=FOUR_TASKS, plugins=plugins_of(family, method)))
             assert sum(p.numel() for p in encoder.adapter_parameters()) == count, (family, method)

@@ -26,6 +26,7 @@ METADATA = {
 }
 NAMED = [
     *(f'vmt/swin_{size}{lite}_pascal.py' for size in 'tsbl' for lite in ('', '_lite')),
+    *(f'vmt/{encoder}_pascal.py' for encoder in ('dinov2_s', 'pvt_v2_b2', 'mit_b2')),
     'baselines/swin_t_decoders_only_pascal.py',
     'baselines/swin_t_full_multitask_pascal.py',
     *(f'baselines/swin_t_single_{task}_pascal.py' for task in ('semseg', 'human_parts', 'saliency', 'normals')),

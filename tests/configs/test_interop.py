@@ -16,7 +16,7 @@ from mmengine.runner import set_random_seed
 from segmentors import HEADS, MIM, UPERNET, small, write_ade_folder, write_encoder
 
 import mmvmt.adapters  # noqa: F401
-from mmvmt.models import AdaptedSwin, parameter_groups
+from mmvmt.models import AdaptedBackbone, AdaptedSwin, parameter_groups
 from mmvmt.models.parameter_groups import count
 from mmvmt.registry import ADAPTERS, DATASETS, EVALUATOR, HOOKS, MODELS
 
@@ -158,16 +158,16 @@ def test_a_neck_and_both_kinds_of_segmentor_are_among_the_examples():
 @pytest.mark.parametrize('name', CONFIGS)
 def test_the_shipped_examples_build(name):
     cfg = Config.fromfile(ROOT / name)
-    assert cfg.model.backbone.init_cfg.checkpoint.startswith('https://')
     init_default_scope(cfg.default_scope)
     model = MODELS.build(cfg.model)
-    assert isinstance(model.backbone, AdaptedSwin)
+    assert isinstance(model.backbone, AdaptedBackbone if 'encoder' in cfg.model.backbone else AdaptedSwin)
+    assert model.backbone.init_cfg['checkpoint'].startswith('https://')
     groups = parameter_groups(model)
     (metadata,) = (entry['Metadata'] for entry in METAFILE['Models'] if entry['Config'] == f'configs/interop/{name}')
     assert metadata['Parameters'] == sum(map(count, groups.values()))
     assert metadata['Trainable Parameters'] == metadata['Parameters'] - count(groups['frozen'])
     frozen, decoders = count(groups['frozen']), count(groups['decoders'])
-    assert frozen > 27e6
+    assert frozen > 21e6
     assert 0 < sum(map(count, groups.values())) - frozen - decoders < 0.05 * frozen
     # mmsegmentation's own constructor: what trains is in the optimizer.
     held = {

@@ -3,6 +3,7 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
+from encoders import ENCODERS, adapted
 from tiny import FOUR_TASKS, VMT, model_cfg, perturb, tiny_model
 
 from mmvmt.compat import RECORDS_GRAPHS
@@ -138,7 +139,9 @@ def test_what_cannot_be_exported():
 
     foreign = small_model()
     foreign.backbone = torch.nn.Identity()
-    with pytest.raises(ValueError, match='only models with an AdaptedSwin can be exported, got Identity'):
+    with pytest.raises(
+        ValueError, match='only models with an AdaptedSwin or AdaptedBackbone can be exported, got Identity'
+    ):
         MultiTaskGraph(foreign)
 
     cfg = model_cfg(('semseg',))
@@ -166,3 +169,21 @@ def test_onnx_packages_are_asked_for(monkeypatch, tmp_path):
     monkeypatch.setattr('mmvmt.models.export.importlib.util.find_spec', lambda name: None)
     with pytest.raises(ImportError, match=r'onnx and onnxscript: pip install -r requirements/optional\.txt'):
         save_onnx(None, None, str(tmp_path / 'model.onnx'))
+
+
+@pytest.mark.skipif(not RECORDS_GRAPHS, reason='needs torch 2.7, which records graphs of the models')
+@pytest.mark.parametrize('family', [name for name in sorted(ENCODERS) if name != 'mmseg.SwinTransformer'])
+def test_encoders_of_other_libraries_are_recorded_for_one_size_and_any_number_of_images(family):
+    model = tiny_model(('semseg', 'normals'), [VMT], adapted(family))
+    graph = MultiTaskGraph(model)
+    with pytest.raises(ValueError, match=f'{family} computes with the size of an image: export it with a fixed size'):
+        export_graph(graph, height=64, width=96)
+    program = export_graph(graph, height=64, width=96, dynamic=False)
+    images = torch.randint(0, 256, (3, 3, 64, 96), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    assert_same_maps(model, images, program.module()(images), ('semseg', 'normals'))
+
+
+def test_a_swin_by_its_own_modules_is_not_recorded():
+    model = tiny_model(('semseg', 'normals'), [VMT], adapted('mmseg.SwinTransformer'))
+    with pytest.raises(ValueError, match=r"model\.backbone\.type='mmvmt\.AdaptedSwin'"):
+        MultiTaskGraph(model)

@@ -24,6 +24,16 @@ TRAINING_DATA = {
     'classification': 'rendered objects',
     'ade20k': 'ADE20K',
 }
+ENCODERS = {
+    'dinov2_s': 'DINOv2 ViT-S/14',
+    'mit_b2': 'MiT-B2',
+    'pvt_v2_b2': 'PVT v2-B2',
+    'vit-s': 'ViT-S/16',
+    'deit-s': 'DeiT-S/16',
+    'mit-b0': 'MiT-B0',
+    'mit-b2': 'MiT-B2',
+}
+"""Encoders besides Swin Transformers, by what names of configs call them."""
 
 
 @dataclass(frozen=True)
@@ -159,6 +169,21 @@ def collection_entry(collection: Collection) -> dict:
     }
 
 
+def encoder_of(stem: str) -> str:
+    """Name of the encoder that the name of a config names.
+
+    Raises:
+        KeyError: It names none.
+    """
+    size = re.search(r'swin_([a-z]+)', stem)
+    if size is not None:
+        return f'Swin-{size[1].upper() if len(size[1]) == 1 else size[1]}'
+    for name, encoder in ENCODERS.items():
+        if name in stem:
+            return encoder
+    raise KeyError(f'{stem} names no encoder: {", ".join(ENCODERS)}')
+
+
 def model_entry(config: Path) -> dict:
     """A config as a metafile has it.
 
@@ -175,14 +200,13 @@ def model_entry(config: Path) -> dict:
     method = plugins[0]['cfg']['type'].rpartition('.')[2]
     collection = {name: entry for entry in COLLECTIONS for name in entry.methods}[method]
     groups = {name: count(parameters) for name, parameters in parameter_groups(model).items()}
-    size = re.search(r'swin_([a-z]+)', config.stem)[1]
     return {
         'Name': f'{config.parent.name}_{config.stem}',
         'In Collection': collection.name,
         'Config': config.relative_to(ROOT).as_posix(),
         'Metadata': {
             'Training Data': TRAINING_DATA[config.stem.rpartition('_')[2]],
-            'Architecture': [f'Swin-{size.upper() if len(size) == 1 else size}', *([method] if method else [])],
+            'Architecture': [encoder_of(config.stem), *([method] if method else [])],
             'Parameters': sum(groups.values()),
             'Trainable Parameters': sum(groups.values()) - groups['frozen'],
         },

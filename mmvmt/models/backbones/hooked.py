@@ -199,6 +199,7 @@ class AdaptedBackbone(AdaptedEncoder):
         frozen_dtype: As in :class:`AdaptedSwin`.
         init_cfg: Initialisers of mmengine; ``dict(type='Pretrained', checkpoint=PATH_OR_URL)`` reads weights under the
             names of the encoder's own library, alone or in a whole model. None: as the encoder starts from scratch.
+        pretrained: Path or URL of such weights; where segmentors of mmseg have ``pretrained``, they hand it down here.
 
     Raises:
         ValueError: No layout knows the encoder, it is built so that it gives no maps, or as in :class:`AdaptedSwin`.
@@ -213,9 +214,16 @@ class AdaptedBackbone(AdaptedEncoder):
         task_order: str = 'sequential',
         frozen_dtype: str | None = None,
         init_cfg: Any = None,
+        pretrained: str | None = None,
     ) -> None:
         cfg = dict(encoder)
         inner = cfg.pop('init_cfg', None)
+        if pretrained is not None and init_cfg is not None:
+            raise ValueError(
+                f'pretrained={pretrained!r} and init_cfg={init_cfg!r} are two sources of weights; leave one'
+            )
+        if pretrained is not None:
+            init_cfg = dict(type='Pretrained', checkpoint=pretrained)
         super().__init__(inner if init_cfg is None else init_cfg)
         plain = build_timm(cfg) if cfg.get('type') == 'timm' else MODELS.build(cfg)
         layout = layout_for(plain)

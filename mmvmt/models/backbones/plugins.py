@@ -57,7 +57,7 @@ def build_method(plugin: dict, encoder: AdaptedEncoder, tasks: Sequence[str]) ->
     if method.branches and not encoder.offers_branches:
         raise ValueError(
             f'{method.__name__} runs a tail per task beside the last block of each stage, which blocks of '
-            f'{type(encoder).__name__} do not offer'
+            f'{encoder.label} do not offer'
         )
     sites = [
         Site(

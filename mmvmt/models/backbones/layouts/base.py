@@ -85,6 +85,9 @@ class Layout:
     prompts: ClassVar[bool] = False
     """Whether the attention is among all tokens, so that prompts can stand in front of them: the slot ``tokens``."""
 
+    any_batch: ClassVar[bool] = True
+    """Whether graphs of the encoder are for any number of images; if not, it is not exported."""
+
     blocks: list[list[str]]
     """Names of the blocks by stage."""
 

@@ -44,5 +44,8 @@ class PVTv2Layout(Layout):
         return x.flatten(1, 2), (x.shape[1], x.shape[2])
 
     def prepare(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Names of timm's ``features_only`` are read too."""
+        """Names of the authors, as timm reads them, and those of timm's ``features_only``."""
+        from timm.models.pvt_v2 import checkpoint_filter_fn
+
+        weights = checkpoint_filter_fn(weights, self.encoder)
         return {re.sub(r'^stages_(\d+)\.', r'stages.\1.', name): value for name, value in weights.items()}

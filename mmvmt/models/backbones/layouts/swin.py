@@ -14,6 +14,7 @@ class SwinLayout(Layout):
     layers = {'qkv': 'attn.w_msa.qkv', 'proj': 'attn.w_msa.proj', 'fc1': 'ffn.layers.0.0', 'fc2': 'ffn.layers.1'}
     branches = {'attn': ('norm1', 'attn.drop'), 'ffn': ('norm2', 'ffn.dropout_layer')}
     in_windows = ('qkv', 'proj')
+    any_batch = False
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__(encoder)

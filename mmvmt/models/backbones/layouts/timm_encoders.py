@@ -21,7 +21,7 @@ def build_timm(cfg: Mapping[str, Any]) -> nn.Module:
     try:
         import timm
     except ImportError:
-        raise ImportError('encoders of timm need the package timm: pip install -r requirements/optional.txt') from None
+        raise ImportError('encoders of timm need the package timm: pip install timm') from None
     options = {key: value for key, value in cfg.items() if key != 'type'}
     name, out_indices = options.pop('model_name', None), options.pop('out_indices', None)
     if not isinstance(name, str) or not timm.is_model(name):

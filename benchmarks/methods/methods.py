@@ -79,6 +79,8 @@ METHODS = {
     'adaptformer': Method('AdaptFormer', 'bottleneck adapters', '1', _BASE + 'adaptformer'),
     'mtlora': Method('MTLoRA', 'tails per task', '1', 'mtlora/swin_{size}_r16'),
     'mtlora_plus': Method('MTLoRA+', 'tails per task', '1', 'mtlora/swin_{size}_plus_r4'),
+    'ditask': Method('DiTASK', 'tails per task', '1', 'ditask/swin_{size}'),
+    'ditask_small': Method('DiTASK, layers between stages frozen', 'tails per task', '1', 'ditask/swin_{size}_small'),
     'vmt_adapter_bf16': Method(
         'VMT-Adapter, encoder in bfloat16', 'VMT-Adapter', '1', 'vmt/swin_{size}_bf16', 'vmt_adapter'
     ),
@@ -92,7 +94,18 @@ METHODS = {
 GROUPS = {
     'variants': ['vmt_adapter_bf16', 'vmt_adapter_deformable'],
     'stages': [f'vmt_adapter_from_stage_{stage}' for stage in (2, 3, 4)],
-    'later': ['small_parts', 'parts', 'ssf', 'dora', 'mona', 'adaptformer', 'mtlora', 'mtlora_plus'],
+    'later': [
+        'small_parts',
+        'parts',
+        'ssf',
+        'dora',
+        'mona',
+        'adaptformer',
+        'mtlora',
+        'mtlora_plus',
+        'ditask',
+        'ditask_small',
+    ],
 }
 GROUPS['standard'] = [name for name in METHODS if all(name not in group for group in GROUPS.values())]
 """What is compared unless methods are named."""

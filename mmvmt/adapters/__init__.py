@@ -1,6 +1,7 @@
 from .base import SLOTS, Method, Site
 from .bottleneck import Adapter, LowRankAdapter, SharedAdapter
 from .compacter import Compacter, CompacterPlusPlus, PHMAdapter
+from .ditask import DiTASK
 from .dora import DoRA
 from .hyperformer import HyperFormer
 from .lora import LoRA
@@ -20,6 +21,7 @@ __all__ = [
     'Compacter',
     'CompacterPlusPlus',
     'DecodersOnly',
+    'DiTASK',
     'DoRA',
     'FullFineTuning',
     'HyperFormer',

@@ -37,6 +37,7 @@ METHODS = {
     'DoRA': [dict(rank=2), dict(rank=2, per_task=True)],
     'MTLoRA': [dict(rank=2, task_rank=1)],
     'MTLoRAPlus': [dict(rank=2, task_rank=1)],
+    'DiTASK': [dict(cells=8)],
     'Mona': [dict(bottleneck=4)],
     'SSF': [{}, dict(per_task=True)],
     'PartTuning': [dict(merging=True), dict(merging=True, per_task=True)],

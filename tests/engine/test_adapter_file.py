@@ -21,6 +21,7 @@ METHODS = (
     dict(cfg=dict(type='mmvmt.NormTuning', per_task=False)),
     dict(cfg=dict(type='mmvmt.Polyhistor', rank=3, embedding=5, hidden=16, code=6, unfreeze='norms')),
     dict(cfg=dict(type='mmvmt.MTLoRA', rank=2, task_rank=1)),
+    dict(cfg=dict(type='mmvmt.DiTASK', cells=8)),
 )
 
 

@@ -26,6 +26,7 @@ METHODS = {
     'VPTShallow': dict(type='mmvmt.VPTShallow', prompts=3),
     'VPTDeep': dict(type='mmvmt.VPTDeep', prompts=3),
     'MTLoRAPlus': dict(type='mmvmt.MTLoRAPlus', rank=2, task_rank=1, scale=1.0),
+    'DiTASK': dict(type='mmvmt.DiTASK', cells=8),
     'SSF': dict(type='mmvmt.SSF'),
     'Mona': dict(type='mmvmt.Mona', bottleneck=4),
     'PHMAdapter': dict(type='mmvmt.PHMAdapter', n=4),

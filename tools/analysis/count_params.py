@@ -121,6 +121,14 @@ ROWS = (
     Row('MTLoRA+, rank 4', ('mtlora/swin_t_plus_r4_pascal.py',), None),
     Row('MTLoRA+, rank 8', ('mtlora/swin_t_plus_r8_pascal.py',), None),
     Row('MTLoRA+, rank 16', ('mtlora/swin_t_plus_r16_pascal.py',), None),
+    Row(
+        'DiTASK',
+        ('ditask/swin_t_pascal.py',),
+        1.61,
+        'reported figure fits 64 cells per task and maps that nothing reads; all but {adapters:,} are parts of the '
+        'encoder',
+    ),
+    Row('DiTASK, layers between stages frozen', ('ditask/swin_t_small_pascal.py',), None),
     Row('SSF', ('baselines/swin_t_ssf_pascal.py',), None),
     Row('DoRA', ('baselines/swin_t_dora_pascal.py',), None),
     Row('Mona', ('baselines/swin_t_mona_pascal.py',), None),

@@ -115,6 +115,14 @@ COLLECTIONS = (
         ('MTLoRA', 'MTLoRAPlus'),
     ),
     Collection(
+        'DiTASK',
+        'ditask',
+        'DiTASK: Multi-Task Fine-Tuning with Diffeomorphic Transformations',
+        '2502.06029',
+        'methods/ditask.md',
+        ('DiTASK',),
+    ),
+    Collection(
         'DoRA',
         'baselines',
         'DoRA: Weight-Decomposed Low-Rank Adaptation',

@@ -61,7 +61,7 @@ def test_every_config_exists_and_is_its_own():
             for method, spec in METHODS.items()
             for model in models(method)
         ]
-        assert len(set(found)) == len(found) == 36
+        assert len(set(found)) == len(found) == 38
         assert all((commands.ROOT / config).is_file() for config, _ in found)
     for encoder in Comparison({}).scaling_encoders:
         assert all(

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.markdown import insert
 from mmvmt.evaluation import delta_m
 from mmvmt.structures import TASKS
 
@@ -166,20 +167,6 @@ def report(results: Mapping[str, Any]) -> str:
     return '\n\n'.join([table(results).strip(), *notes]) + '\n'
 
 
-def insert_table(path: Path, results: Mapping[str, Any]) -> None:
-    """Put the table between the markers of a Markdown file.
-
-    Raises:
-        ValueError: It has not both of them, in their order.
-    """
-    text = path.read_text(encoding='utf-8')
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f'{path} needs the lines {BEGIN} and {END}, in this order, where the table is to stand')
-    path.write_text(f'{before}{BEGIN}\n{table(results).strip()}\n{END}{after}', encoding='utf-8')
-
-
 # Pictures
 
 
@@ -311,7 +298,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     found = json.loads(args.results.read_text(encoding='utf-8'))
     if args.markdown:
-        insert_table(args.markdown, found)
+        insert(args.markdown, BEGIN, END, table(found))
     if args.picture:
         draw(found, args.picture)
     return 0

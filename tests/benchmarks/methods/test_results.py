@@ -7,13 +7,13 @@ from pathlib import Path
 import cv2
 import pytest
 
+from benchmarks.markdown import insert
 from benchmarks.methods.results import (
     BEGIN,
     END,
     FAMILIES,
     draw,
     frame,
-    insert_table,
     main,
     mean_figures,
     report,
@@ -136,7 +136,7 @@ def test_the_table_goes_between_the_markers(results, tmp_path):
     readme = tmp_path / 'README.md'
     readme.write_text(f'# Title\n\n{BEGIN}\nold\n{END}\n\nafter\n')
     for _ in range(2):
-        insert_table(readme, results)
+        insert(readme, BEGIN, END, table(results))
         text = readme.read_text()
         assert f'{BEGIN}\n{table(results)}{END}' in text
         assert text.startswith('# Title\n\n')
@@ -148,7 +148,7 @@ def test_a_file_without_both_markers_is_refused_and_kept(results, tmp_path, text
     readme = tmp_path / 'README.md'
     readme.write_text(text)
     with pytest.raises(ValueError, match='needs the lines'):
-        insert_table(readme, results)
+        insert(readme, BEGIN, END, table(results))
     assert readme.read_text() == text
 
 

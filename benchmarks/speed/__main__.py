@@ -94,6 +94,9 @@ METHODS = {
     'shared adapter': CONFIGS / 'baselines/swin_t_shared_adapter_pascal.py',
     'Adapter': CONFIGS / 'baselines/swin_t_adapter_pascal.py',
     'Polyhistor-Lite': CONFIGS / 'polyhistor/swin_t_lite_pascal.py',
+    'LoRA': CONFIGS / 'baselines/swin_t_lora_pascal.py',
+    'MTLoRA': CONFIGS / 'mtlora/swin_t_r64_pascal.py',
+    'DiTASK': CONFIGS / 'ditask/swin_t_pascal.py',
 }
 
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from mmseg.models.backbones.swin import SwinTransformer
 from tiny import FOUR_TASKS, SWIN, tiny_swin
+from torch.utils.flop_counter import FlopCounterMode
 
 from mmvmt.adapters.ditask import flow
 from mmvmt.registry import MODELS
@@ -148,6 +149,20 @@ def test_swin_t_has_the_derived_counts(options, expected):
     plugin = dict(cfg=dict(type='mmvmt.DiTASK', **options))
     swin = MODELS.build(dict(type='mmvmt.AdaptedSwin', tasks=FOUR_TASKS, plugins=[plugin]))
     assert sum(p.numel() for p in swin.parameters() if p.requires_grad) == expected
+
+
+def test_a_task_costs_the_tail_of_each_last_block():
+    swin = ditask_swin()
+    images = torch.randn(1, 3, 128, 128)
+    counts = []
+    for count in (1, 1, 4):
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            swin(images, tasks=FOUR_TASKS[:count])
+        counts.append(counter.get_total_flops())
+    # The first run makes the weights. Without padding: 32, 16, 8 and 4 tokens on a side; the MLP has width 2 d.
+    of_task = sum(2 * n * (1 + 2 + 2) * d * d for d, n in zip((8, 16, 32, 64), (32**2, 16**2, 8**2, 4**2)))
+    assert counts[2] - counts[1] == 3 * of_task
+    assert counts[0] > counts[1]
 
 
 def test_a_random_start_is_within_the_published_range():

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from mmseg.models.backbones.swin import SwinTransformer
 from tiny import FOUR_TASKS, SWIN, tiny_model, tiny_swin
+from torch.utils.flop_counter import FlopCounterMode
 
 from mmvmt.registry import MODELS
 
@@ -97,6 +98,23 @@ def test_the_encoder_runs_once_and_tails_only_for_the_tasks_that_are_wanted():
             update.register_forward_hook(lambda *_, task=task: calls.append(task))
     swin(IMAGES, tasks=('normals',))
     assert calls == ['encoder'] + 12 * ['normals']
+
+
+def operations(swin, tasks, images):
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        swin(images, tasks=tasks)
+    return counter.get_total_flops()
+
+
+def test_a_task_costs_its_own_updates_alone():
+    swin = mt_swin()
+    # Without padding in any stage: 32, 16, 8 and 4 tokens on a side.
+    images = torch.randn(1, 3, 128, 128)
+    tokens = dict(zip((8, 16, 32, 64), (32**2, 16**2, 8**2, 4**2)))
+    rank, inner = 2, 2  # of the tasks' updates; the MLP's width over the block's
+    of_task = sum(2 * n * rank * (2 * d + 2 * (1 + inner) * d) for d, n in tokens.items())
+    one, four = (operations(swin, FOUR_TASKS[:count], images) for count in (1, 4))
+    assert four - one == 3 * of_task
 
 
 def test_tails_of_the_projection_see_what_the_shared_update_saw():

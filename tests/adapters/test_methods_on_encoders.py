@@ -18,7 +18,7 @@ TASKS = ('semseg', 'normals')
 
 # Slots that blocks of a family do not offer, and why.
 NO_QKV = 'keys and values come from fewer tokens than queries, by a layer of their own'
-NO_PROMPTS = 'attention is inside windows, or to a map of fewer tokens: nothing can stand in front of them'
+NO_PROMPTS = 'attention is inside windows, or to a map of fewer tokens'
 NO_DOWNSAMPLE = 'patches are merged by a convolution, or not at all, or inside a module of the library'
 LACKS = {
     'mmseg.SwinTransformer': dict(tokens=NO_PROMPTS, downsample=NO_DOWNSAMPLE),

@@ -4,7 +4,7 @@ import pytest
 import torch
 from encoders import ENCODERS, adapted, plain
 from safetensors.torch import save_file
-from tiny import VMT, perturb
+from tiny import VMT, perturb, tiny_model
 
 from mmvmt.registry import MODELS
 
@@ -111,6 +111,15 @@ def test_the_encoders_own_init_cfg_is_read_by_ours(tmp_path):
     encoder = MODELS.build(adapted('mmseg.MixVisionTransformer', init_cfg=init_cfg))
     encoder.init_weights()
     assert torch.equal(encoder.state_dict()['layers.0.2.weight'], weights['layers.0.2.weight'])
+
+
+def test_a_whole_model_starts_from_scratch(family):
+    """mmengine keeps a record of who initialised what, over all modules of the model."""
+    model = tiny_model(TASKS, [VMT], adapted(family))
+    model.init_weights()
+    assert all(p.isfinite().all() for p in model.parameters())
+    assert not any(hasattr(module, '_params_init_info') for module in model.modules())
+    assert not hasattr(model.backbone.layout.encoder, '_params_init_info')
 
 
 def test_from_scratch_it_starts_as_its_library_does(family):

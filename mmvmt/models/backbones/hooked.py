@@ -305,7 +305,14 @@ class AdaptedBackbone(AdaptedEncoder):
         load_library_checkpoint(self, init_cfg)
 
     def start_from_scratch(self) -> None:
+        encoder = self.layout.encoder
+        # mmengine's record of who initialised what goes from a model to its modules, and the encoder is none of them.
+        record = getattr(self, '_params_init_info', None)
+        if record is not None:
+            encoder._params_init_info = record
         self.layout.start_from_scratch()
+        if record is not None:
+            del encoder._params_init_info
 
     def train(self, mode: bool = True) -> AdaptedBackbone:
         """Set training or evaluation mode; returns self."""

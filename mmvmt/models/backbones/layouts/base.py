@@ -31,13 +31,13 @@ def encoder_name(kind: type) -> str:
 
 
 def layout_for(encoder: nn.Module) -> Layout:
-    """The layout of an encoder, of its class or the nearest class that it is derived from.
+    """The layout of an encoder: of its class, or of one that it is derived from and runs by the ``forward`` of.
 
     Raises:
         ValueError: No layout knows the encoder, or the layout refuses its options.
     """
     for kind in type(encoder).__mro__:
-        if encoder_name(kind) in LAYOUTS:
+        if encoder_name(kind) in LAYOUTS and type(encoder).forward is kind.forward:
             layout = LAYOUTS[encoder_name(kind)](encoder)
             layout.keep_what_is_there()
             return layout
@@ -204,6 +204,10 @@ class Columnar(Layout):
             raise ValueError(
                 f'out_indices must be blocks in their order, from 0 to {depth - 1} (-1 is the last), got {out_indices}'
             )
+        for module in encoder.modules():
+            # mmpretrain has numpy's numbers, on which graphs cannot branch.
+            if hasattr(module, 'drop_prob'):
+                module.drop_prob = float(module.drop_prob)
         self.reaches_end = indices[-1] == depth - 1
         del blocks[indices[-1] + 1 :]
         self.left_out = tuple(f'{column}.{index}' for index in range(indices[-1] + 1, depth))

@@ -65,10 +65,6 @@ class MMPretrainViTLayout(Columnar):
         self.refuse(out_type='featmap')
         if hasattr(encoder.layers[0].ffn, 'w12'):
             self.layers = self.layers | {'fc1': 'ffn.w12', 'fc2': 'ffn.w3'}
-        for module in encoder.modules():
-            # mmpretrain has numpy's numbers, on which graphs cannot branch.
-            if hasattr(module, 'drop_prob'):
-                module.drop_prob = float(module.drop_prob)
         self.prefix = encoder.num_extra_tokens
         self.patch_size = encoder.patch_embed.projection.kernel_size[0]
         self.embedding = ('patch_embed', 'pre_norm')

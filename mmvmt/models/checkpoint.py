@@ -183,6 +183,24 @@ def read_encoder(
         raise ValueError(str(error) if what in str(error) else f'{what} cannot be loaded: {error}') from None
 
 
+def initialisers_of(init_cfg: Any) -> tuple[list[dict], list[dict]]:
+    """The initialisers of an ``init_cfg`` that draw or set values, and those that load a checkpoint.
+
+    Raises:
+        ValueError: It is neither an initialiser, nor a list of them, nor None.
+    """
+    cfgs = [] if init_cfg is None else [init_cfg] if isinstance(init_cfg, Mapping) else init_cfg
+    if not isinstance(cfgs, (list, tuple)) or not all(isinstance(cfg, Mapping) for cfg in cfgs):
+        raise ValueError(
+            "init_cfg must be dict(type='Pretrained', checkpoint=PATH_OR_URL), another initialiser of mmengine, a list "
+            f'of them, or None, got {init_cfg!r}'
+        )
+    initialisers, pretrained = [], []
+    for cfg in cfgs:
+        (pretrained if type_name(cfg, 'Pretrained') in PRETRAINED else initialisers).append(cfg)
+    return initialisers, pretrained
+
+
 def load_encoder_checkpoint(encoder: nn.Module, init_cfg: Mapping[str, Any]) -> None:
     """Load encoder weights and make sure that every one of them was there, and no other.
 

@@ -10,10 +10,9 @@ from mmengine.model import BaseModule, ModuleList, initialize
 from torch import Tensor, nn
 
 from mmvmt.adapters.base import Site
-from mmvmt.models.checkpoint import PRETRAINED, load_encoder_checkpoint
+from mmvmt.models.checkpoint import initialisers_of, load_encoder_checkpoint
 from mmvmt.models.frozen_linear import use_onednn
 from mmvmt.models.training_subset import TrainingSubset
-from mmvmt.registry import type_name
 from mmvmt.structures import check_tasks
 
 from .passes import PartNames, run_passes
@@ -211,7 +210,7 @@ class AdaptedEncoder(BaseModule):
             FileNotFoundError, ValueError: A checkpoint is missing, unreadable, or of another encoder; or ``init_cfg``
                 is something else.
         """
-        initialisers, pretrained = _initialisers(self.init_cfg)
+        initialisers, pretrained = initialisers_of(self.init_cfg)
         if initialisers or not pretrained:
             # Random numbers are drawn in float32 and rounded once.
             self._store_frozen(torch.float32 if self.frozen_dtype else None)
@@ -267,7 +266,7 @@ class AdaptedEncoder(BaseModule):
     @property
     def is_pretrained(self) -> bool:
         """Whether ``init_cfg`` names a checkpoint of the encoder."""
-        return bool(_initialisers(self.init_cfg)[1])
+        return bool(initialisers_of(self.init_cfg)[1])
 
     @property
     def per_task(self) -> bool:
@@ -392,17 +391,3 @@ class AdaptedEncoder(BaseModule):
         for layer in self._weighted_layers() if dtype is not None else ():
             if not layer.weight.requires_grad:
                 layer.weight.data = layer.weight.data.to(dtype)
-
-
-def _initialisers(init_cfg: Any) -> tuple[list[dict], list[dict]]:
-    """The initialisers of an ``init_cfg`` that draw or set values, and those that load a checkpoint."""
-    cfgs = [] if init_cfg is None else [init_cfg] if isinstance(init_cfg, Mapping) else init_cfg
-    if not isinstance(cfgs, (list, tuple)) or not all(isinstance(cfg, Mapping) for cfg in cfgs):
-        raise ValueError(
-            "init_cfg must be dict(type='Pretrained', checkpoint=PATH_OR_URL), another initialiser of mmengine, a list "
-            f'of them, or None, got {init_cfg!r}'
-        )
-    initialisers, pretrained = [], []
-    for cfg in cfgs:
-        (pretrained if type_name(cfg, 'Pretrained') in PRETRAINED else initialisers).append(cfg)
-    return initialisers, pretrained

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import ast
 import json
-import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 TASKS = ('semseg', 'human_parts', 'saliency', 'normals')
@@ -18,8 +16,7 @@ SHORT = 4
 """The short pretraining of the scaling experiment is this part of the full one."""
 
 
-@dataclass(frozen=True)
-class Method:
+class Method(NamedTuple):
     """A row of the comparison.
 
     Args:
@@ -27,7 +24,8 @@ class Method:
         family: Key of ``results.FAMILIES``.
         passes: How often the encoder runs per image: ``'1'``, ``'T'`` for the number of tasks, ``'T models'``.
         config: Its config under ``configs/``, without the data set's name; ``{size}`` is that of the encoder,
-            ``{task}`` the task of a model that has one.
+            ``{task}`` the task of a model that has one, ``{base}`` what the names of the baselines begin with.
+        group: What it is compared with.
         rates_of: Method at whose learning rates it is trained, without trials; empty: it has trials of its own.
         options: What differs from the config, as ``--cfg-options`` has it.
     """
@@ -35,80 +33,68 @@ class Method:
     title: str
     family: str
     passes: str
-    config: str
+    config: str = '{base}{name}'
+    group: str = 'standard'
     rates_of: str = ''
     options: tuple[str, ...] = ()
 
 
-def _first_stage(first: int) -> Method:
-    filled = ','.join(str(stage >= first) for stage in range(1, 5))
-    which = 'stage 4' if first == 4 else f'stages {first} to 4'
-    options = (f'model.backbone.plugins.0.stages=({filled})',)
-    return Method(f'VMT-Adapter, {which}', 'VMT-Adapter', '1', 'vmt/swin_{size}', options=options)
-
-
-_BASE = 'baselines/swin_{size}_'
 METHODS = {
-    'single_task': Method('single-task fine-tuning', 'full fine-tuning', 'T models', _BASE + 'single_{task}'),
-    'decoders_only': Method('decoders only', 'decoders only', '1', _BASE + 'decoders_only'),
-    'multi_task': Method('multi-task fine-tuning', 'full fine-tuning', '1', _BASE + 'full_multitask'),
-    'bitfit': Method('BitFit', 'parts of the encoder', 'T', _BASE + 'bitfit'),
-    'relative_position_bias': Method(
-        'relative position bias', 'parts of the encoder', 'T', _BASE + 'relative_position_bias'
-    ),
-    'norms': Method('norms', 'parts of the encoder', 'T', _BASE + 'norms'),
-    'vpt_shallow': Method('VPT-shallow', 'prompts', 'T', _BASE + 'vpt_shallow'),
-    'vpt_deep': Method('VPT-deep', 'prompts', 'T', _BASE + 'vpt_deep'),
-    'phm_adapter': Method('PHM layer', 'Kronecker sums', 'T', _BASE + 'phm_adapter'),
-    'compacter': Method('Compacter', 'Kronecker sums', 'T', _BASE + 'compacter'),
-    'compacter_plus_plus': Method('Compacter++', 'Kronecker sums', 'T', _BASE + 'compacter_plus_plus'),
-    'lora': Method('LoRA', 'low rank', 'T', _BASE + 'lora'),
-    'adapter': Method('Adapter', 'bottleneck adapters', 'T', _BASE + 'adapter'),
-    'low_rank_adapter': Method('Low-rank adapter', 'low rank', 'T', _BASE + 'low_rank_adapter'),
-    'shared_adapter': Method('Shared adapter', 'bottleneck adapters', '1', _BASE + 'shared_adapter'),
+    'single_task': Method('single-task fine-tuning', 'full fine-tuning', 'T models', '{base}single_{task}'),
+    'decoders_only': Method('decoders only', 'decoders only', '1'),
+    'multi_task': Method('multi-task fine-tuning', 'full fine-tuning', '1', '{base}full_multitask'),
+    'bitfit': Method('BitFit', 'parts of the encoder', 'T'),
+    'relative_position_bias': Method('relative position bias', 'parts of the encoder', 'T'),
+    'norms': Method('norms', 'parts of the encoder', 'T'),
+    'vpt_shallow': Method('VPT-shallow', 'prompts', 'T'),
+    'vpt_deep': Method('VPT-deep', 'prompts', 'T'),
+    'phm_adapter': Method('PHM layer', 'Kronecker sums', 'T'),
+    'compacter': Method('Compacter', 'Kronecker sums', 'T'),
+    'compacter_plus_plus': Method('Compacter++', 'Kronecker sums', 'T'),
+    'lora': Method('LoRA', 'low rank', 'T'),
+    'adapter': Method('Adapter', 'bottleneck adapters', 'T'),
+    'low_rank_adapter': Method('Low-rank adapter', 'low rank', 'T'),
+    'shared_adapter': Method('Shared adapter', 'bottleneck adapters', '1'),
     'hyperformer': Method('HyperFormer', 'hypernetworks', 'T', 'hyperformer/swin_{size}'),
     'polyhistor': Method('Polyhistor', 'hypernetworks', 'T', 'polyhistor/swin_{size}'),
     'polyhistor_lite': Method('Polyhistor-Lite', 'hypernetworks', 'T', 'polyhistor/swin_{size}_lite'),
     'vmt_adapter': Method('VMT-Adapter', 'VMT-Adapter', '1', 'vmt/swin_{size}'),
     'vmt_adapter_lite': Method('VMT-Adapter-Lite', 'VMT-Adapter', '1', 'vmt/swin_{size}_lite'),
-    'small_parts': Method('patch embedding, norms, tables', 'parts of the encoder', '1', _BASE + 'small_parts'),
-    'parts': Method('patch embedding, norms, tables, merging', 'parts of the encoder', '1', _BASE + 'parts'),
-    'ssf': Method('SSF', 'parts of the encoder', '1', _BASE + 'ssf'),
-    'dora': Method('DoRA', 'low rank', '1', _BASE + 'dora'),
-    'mona': Method('Mona', 'bottleneck adapters', '1', _BASE + 'mona'),
-    'adaptformer': Method('AdaptFormer', 'bottleneck adapters', '1', _BASE + 'adaptformer'),
-    'mtlora': Method('MTLoRA', 'tails per task', '1', 'mtlora/swin_{size}_r16'),
-    'mtlora_plus': Method('MTLoRA+', 'tails per task', '1', 'mtlora/swin_{size}_plus_r4'),
-    'ditask': Method('DiTASK', 'tails per task', '1', 'ditask/swin_{size}'),
-    'ditask_small': Method('DiTASK, layers between stages frozen', 'tails per task', '1', 'ditask/swin_{size}_small'),
+    'small_parts': Method('patch embedding, norms, tables', 'parts of the encoder', '1', group='later'),
+    'parts': Method('patch embedding, norms, tables, merging', 'parts of the encoder', '1', group='later'),
+    'ssf': Method('SSF', 'parts of the encoder', '1', group='later'),
+    'dora': Method('DoRA', 'low rank', '1', group='later'),
+    'mona': Method('Mona', 'bottleneck adapters', '1', group='later'),
+    'adaptformer': Method('AdaptFormer', 'bottleneck adapters', '1', group='later'),
+    'mtlora': Method('MTLoRA', 'tails per task', '1', 'mtlora/swin_{size}_r16', 'later'),
+    'mtlora_plus': Method('MTLoRA+', 'tails per task', '1', 'mtlora/swin_{size}_plus_r4', 'later'),
+    'ditask': Method('DiTASK', 'tails per task', '1', 'ditask/swin_{size}', 'later'),
+    'ditask_small': Method(
+        'DiTASK, layers between stages frozen', 'tails per task', '1', 'ditask/swin_{size}_small', 'later'
+    ),
     'vmt_adapter_bf16': Method(
-        'VMT-Adapter, encoder in bfloat16', 'VMT-Adapter', '1', 'vmt/swin_{size}_bf16', 'vmt_adapter'
+        'VMT-Adapter, encoder in bfloat16', 'VMT-Adapter', '1', 'vmt/swin_{size}_bf16', 'variants', 'vmt_adapter'
     ),
     'vmt_adapter_deformable': Method(
-        'VMT-Adapter, deformable heads', 'VMT-Adapter', '1', 'vmt/swin_{size}_deformable', 'vmt_adapter'
+        'VMT-Adapter, deformable heads', 'VMT-Adapter', '1', 'vmt/swin_{size}_deformable', 'variants', 'vmt_adapter'
     ),
-    'vmt_adapter_from_stage_2': _first_stage(2),
-    'vmt_adapter_from_stage_3': _first_stage(3),
-    'vmt_adapter_from_stage_4': _first_stage(4),
+}
+_FILLED = {
+    2: ('stages 2 to 4', 'False,True,True,True'),
+    3: ('stages 3 to 4', 'False,False,True,True'),
+    4: ('stage 4', 'False,False,False,True'),
+}
+METHODS |= {
+    f'vmt_adapter_from_stage_{first}': METHODS['vmt_adapter']._replace(
+        title=f'VMT-Adapter, {which}', group='stages', options=(f'model.backbone.plugins.0.stages=({filled})',)
+    )
+    for first, (which, filled) in _FILLED.items()
 }
 GROUPS = {
-    'variants': ['vmt_adapter_bf16', 'vmt_adapter_deformable'],
-    'stages': [f'vmt_adapter_from_stage_{stage}' for stage in (2, 3, 4)],
-    'later': [
-        'small_parts',
-        'parts',
-        'ssf',
-        'dora',
-        'mona',
-        'adaptformer',
-        'mtlora',
-        'mtlora_plus',
-        'ditask',
-        'ditask_small',
-    ],
+    group: [name for name, method in METHODS.items() if method.group == group]
+    for group in ('variants', 'stages', 'later', 'standard')
 }
-GROUPS['standard'] = [name for name in METHODS if all(name not in group for group in GROUPS.values())]
-"""What is compared unless methods are named."""
+"""What can be asked for together; ``standard`` is compared unless methods are named."""
 SCALING = ['decoders_only', 'polyhistor_lite', 'vmt_adapter']
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -135,6 +121,8 @@ OPTIONS: dict[str, Any] = dict(
     pretrain_iters=4200,  # length of the pretraining
 )
 """What ``snakemake --config`` takes, with its defaults."""
+LEAST = dict(seeds=1, iters=4, train=1, val=1, size=1, objects=1, pretrain_iters=2 * SHORT)
+"""Least values of the options that are whole numbers."""
 
 
 class Comparison:
@@ -145,23 +133,27 @@ class Comparison:
 
     Raises:
         ValueError: An option is unknown or its value cannot be used; the message names both.
+
+    Attributes:
+        main: Name of the encoder of the comparison.
+        scaling_encoders: Two sizes, each with a short and the full pretraining.
+        tables: What can be made.
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         if unknown := sorted(set(config) - set(OPTIONS)):
             raise ValueError(f'unknown option {unknown[0]!r}; known options: {", ".join(OPTIONS)}')
-        values = OPTIONS | dict(config)
+        values = self.values = OPTIONS | dict(config)
         if values['preset'] not in PRESETS:
             raise ValueError(f'preset must be one of {", ".join(PRESETS)}, got {values["preset"]!r}')
-        self.preset = PRESETS[values['preset']]
+        self.preset, self.synthetic = PRESETS[values['preset']], values['preset'] == 'synthetic'
         for key in ('iters', 'learning_rates'):
             values[key] = values[key] or self.preset[key]
-        for key, least in dict(seeds=1, iters=4, train=1, val=1, size=1, objects=1, pretrain_iters=2 * SHORT).items():
+        for key, least in LEAST.items():
             if not (isinstance(values[key], int) and values[key] >= least):
                 raise ValueError(f'{key} must be a whole number of at least {least}, got {values[key]!r}')
         for key in ('learning_rates', 'multipliers'):
             values[key] = sorted(_positive(key, value) for value in _listed(values[key]))
-        self.synthetic = values['preset'] == 'synthetic'
         if self.synthetic and (values['data_root'] or values['published_references']):
             raise ValueError('data_root and published_references belong to preset=pascal; scenes are rendered here')
         if not self.synthetic and not values['data_root']:
@@ -169,17 +161,19 @@ class Comparison:
         for key in ('data_root', 'encoder'):
             if values[key] and not (ROOT / str(values[key])).exists():
                 raise ValueError(f'{key}: {ROOT / str(values[key])} does not exist')
-        self.values = values
-        self.seeds = range(values['seeds'])
-        self.methods = []
+        self.seeds, self.methods = range(values['seeds']), []
         for name in _listed(values['methods']):
             if name not in METHODS and name not in GROUPS:
                 raise ValueError(f'unknown method {name!r}; known: {", ".join([*GROUPS, *METHODS])}')
             self.methods += GROUPS.get(name, [name])
+        full = values['pretrain_iters']
+        self.main = 'given' if values['encoder'] else f'nano_{full}' if self.synthetic else 'published'
+        self.scaling_encoders = [f'{size}_{iters}' for size in ('pico', 'nano') for iters in (full // SHORT, full)]
+        self.tables = ['results', 'variants', 'stages', *(['scaling'] if self.synthetic else [])]
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What all results of a folder share."""
+        """What all results of a folder share, as its ``settings.json`` holds it."""
         mine = {key: value for key, value in self.values.items() if key not in ('methods', 'seeds')}
         return mine | {key: self.preset[key] for key in ('batch_size', 'crop', 'warm_up')}
 
@@ -189,12 +183,10 @@ class Comparison:
         Raises:
             ValueError: It was; the message names what differs.
         """
-        path = folder / 'settings.json'
-        known = json.loads(path.read_text(encoding='utf-8')) if path.is_file() else self.settings
+        path, now = folder / 'settings.json', self.settings
+        known = json.loads(path.read_text(encoding='utf-8')) if path.is_file() else now
         differing = [
-            f'{key} is {known.get(key)!r} there and {value!r} now'
-            for key, value in self.settings.items()
-            if known.get(key) != value
+            f'{key} is {known.get(key)!r} there and {now[key]!r} now' for key in now if known.get(key) != now[key]
         ]
         if differing:
             raise ValueError(
@@ -202,35 +194,14 @@ class Comparison:
                 f'Take another --directory, or repeat the settings of {path}; nothing was changed'
             )
 
-    # Encoders and models
-
-    @property
-    def main(self) -> str:
-        """Name of the encoder of the comparison."""
-        if self.values['encoder']:
-            return 'given'
-        return f'nano_{self.values["pretrain_iters"]}' if self.synthetic else 'published'
-
-    @property
-    def scaling_encoders(self) -> list[str]:
-        """Two sizes, each with a short and the full pretraining."""
-        full = self.values['pretrain_iters']
-        return [f'{size}_{iters}' for size in ('pico', 'nano') for iters in (full // SHORT, full)]
+    def data_root(self, folder: Path) -> Path:
+        """Where the images of a comparison in a folder are."""
+        return folder / 'scenes' if self.synthetic else ROOT / self.values['data_root']
 
     def config(self, encoder: str, model: str) -> str:
         """Config of a model on an encoder, relative to the repository."""
-        name, _, task = model.partition('-')
         size = ('pico' if encoder.startswith('pico') else 'nano') if self.synthetic else 't'
-        stem = METHODS[name].config.format(size=size, task=task)
-        return f'configs/{stem}_{self.values["preset"]}.py'
-
-    def pretraining(self, size: str) -> str:
-        """Config by which an encoder of a size learns to name single objects."""
-        return str(ROOT / f'configs/pretrain/swin_{size}_synthetic_classification.py')
-
-    def options(self, model: str) -> tuple[str, ...]:
-        """What differs from the config of a model."""
-        return METHODS[model.partition('-')[0]].options
+        return config_of(model, size, self.values['preset'])
 
     def candidates(self, encoder: str, model: str) -> list[str]:
         """Names of the trials of a model, from low rates to high; one alone needs no trial."""
@@ -238,13 +209,6 @@ class Comparison:
             return [f'x{value:g}' for value in self.values['multipliers']]
         # Their rate is that of all heads; on other encoders there is nothing to choose.
         return [f'lr{value:g}' for value in self.values['learning_rates']] if encoder == self.main else []
-
-    # Tables
-
-    @property
-    def tables(self) -> list[str]:
-        """What can be made."""
-        return ['results', 'variants', 'stages', *(['scaling'] if self.synthetic else [])]
 
     def table(self, name: str) -> tuple[list[str], list[str], str]:
         """Encoders, methods and the method that a table's Delta_m is taken against; '': published figures."""
@@ -263,16 +227,21 @@ def models(method: str) -> list[str]:
     return [f'{method}-{task}' for task in TASKS] if method == 'single_task' else [method]
 
 
-def pascal_configs(method: str) -> set[str]:
-    """Configs of a method on PASCAL-Context, under ``configs/``; of a method with options none is its own."""
-    spec = METHODS[method]
-    tasks = [model.partition('-')[2] for model in models(method)]
-    return set() if spec.options else {f'{spec.config.format(size="t", task=task)}_pascal.py' for task in tasks}
+def method_of(model: str) -> Method:
+    """The method that a model belongs to."""
+    return METHODS[model.partition('-')[0]]
 
 
 def rates_of(model: str) -> str:
     """Name of the model whose learning rates a model is trained at."""
-    return METHODS[model.partition('-')[0]].rates_of or model
+    return method_of(model).rates_of or model
+
+
+def config_of(model: str, size: str, data: str) -> str:
+    """Config of a model on an encoder's size and a data set, relative to the repository."""
+    name, _, task = model.partition('-')
+    stem = METHODS[name].config.format(base=f'baselines/swin_{size}_', name=name, size=size, task=task)
+    return f'configs/{stem}_{data}.py'
 
 
 def config_files(config: str | Path) -> Iterator[Path]:
@@ -296,7 +265,7 @@ def _positive(key: str, value: Any) -> float:
     try:
         number = float(value)
     except ValueError:
-        number = math.nan
-    if not 0 < number < math.inf:
+        number = 0.0
+    if not 0 < number < float('inf'):
         raise ValueError(f'{key} must be positive numbers, got {value!r}')
     return number

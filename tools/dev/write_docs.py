@@ -144,13 +144,18 @@ def method_block(methods: Iterable[str], page: Path) -> str:
     models, counted = config_models(), parameter_rows()
     # It stands in benchmarks/, which is no part of the package.
     comparison = load_tool('benchmarks/methods/methods.py')
+
+    def pascal_configs(name: str) -> set[str]:
+        return {comparison.config_of(model, 't', 'pascal') for model in comparison.models(name)}
+
     rows, lists, names = [], [], []
     for method in methods:
         for row in load_tool('tools/analysis/count_params.py').ROWS:
             if models[row.configs[0]]['method'] != method:
                 continue
             ours, reported, _, passes, _ = counted[row.method]
-            name = next((key for key in comparison.METHODS if comparison.pascal_configs(key) == set(row.configs)), '')
+            configs = {f'configs/{config}' for config in row.configs}
+            name = next((key for key in comparison.METHODS if pascal_configs(key) == configs), '')
             names += [name] if name else []
             rows.append([row.method, f'`{method}`', ours, reported, passes, f'`{name}`' if name else ''])
         links = [

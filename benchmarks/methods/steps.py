@@ -41,11 +41,12 @@ def resumable(arguments: Sequence[Any], work_dir: Path, inputs: Sequence[str]) -
     digest = hashlib.sha256(' '.join(map(str, arguments)).encode())
     for name in inputs:
         digest.update(Path(name).read_bytes())
-    started = work_dir.parent / f'{work_dir.name}.started'
+    started = work_dir / 'started'
     same = started.is_file() and started.read_text() == digest.hexdigest()
     resume = same and (work_dir / 'last_checkpoint').is_file()
     if not resume:
         shutil.rmtree(work_dir, ignore_errors=True)
+        work_dir.mkdir(parents=True)
         started.write_text(digest.hexdigest())
     take_gpu()
     tool, *rest = arguments

@@ -49,7 +49,7 @@ def main(words):
         outcome |= dict(learning_rate=4e-3, multiplier=multiplier, peak_memory_mib=1.0, command=line)
         record.write_text(json.dumps(outcome | dict(versions={}, hardware={})))
     elif words[2] == 'choose':
-        Path(options['target']).write_text(json.dumps(CHOSEN))
+        Path(f'rates/{options["encoder"]}/{options["model"]}.json').write_text(json.dumps(CHOSEN))
     elif words[2] == 'collect':
         folder = Path(options.get('into', '.'))
         folder.mkdir(exist_ok=True)

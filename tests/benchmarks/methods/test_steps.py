@@ -1,6 +1,5 @@
 """The steps of the comparison: training and going on with it, the choice of a rate, collecting what was found."""
 
-import fcntl
 import json
 import math
 import shutil
@@ -12,12 +11,12 @@ import torch
 from mmengine.config import Config
 
 from benchmarks.methods import results, steps
-from benchmarks.methods.methods import SWEEP_SEED, Comparison, models
+from benchmarks.methods.methods import PRESETS, SWEEP_SEED, Comparison, models
 from mmvmt.registry import MODELS
 
 HEADS = str(commands.ROOT / 'configs/baselines/swin_nano_decoders_only_synthetic.py')
 VMT = str(commands.ROOT / 'configs/vmt/swin_nano_synthetic.py')
-HOW = dict(iters='8', warm_up='0.25', batch_size='4', crop='None', log='40', data_root='scenes')
+OPTIONS = dict(iters=8, pretrain_iters=8)
 METRICS = {'semseg/mIoU': 20.0, 'human_parts/mIoU': 15.0, 'saliency/mIoU': 40.0, 'normals/mean': 25.0}
 
 
@@ -26,6 +25,7 @@ def folder(tmp_path, monkeypatch):
     """A folder of a comparison in which everything before a training is there."""
     monkeypatch.chdir(tmp_path)
     for name, content in (
+        ('settings.json', Comparison(OPTIONS).settings),
         ('scenes/synthetic.json', {}),
         ('encoders/nano_8.pth', {}),
         ('rates/nano_8/decoders_only.json', dict(learning_rate=4e-3, multiplier=None)),
@@ -44,7 +44,7 @@ class Machine:
         self.ran, self.loss, self.validates, self.stops = [], 1.0, True, False
         monkeypatch.setattr(steps, 'run', self)
 
-    def __call__(self, arguments, keep_open=()):
+    def __call__(self, arguments):
         words = [str(word) for word in arguments]
         self.ran.append(words)
         work_dir = Path(words[words.index('--work-dir') + 1])
@@ -72,7 +72,7 @@ def machine(monkeypatch):
 
 def train(model='vmt_adapter', config=VMT, rates='vmt_adapter', name='trainings/nano_8/vmt_adapter/seed1', **more):
     inputs = ['scenes/synthetic.json', 'encoders/nano_8.pth', f'rates/nano_8/{rates}.json']
-    steps.train(f'{name}.json', config, inputs, **HOW | dict(seed='1') | more)
+    steps.train(f'{name}.json', config, **dict(inputs=inputs, seed='1') | more)
     return json.loads(Path(f'{name}.json').read_text())
 
 
@@ -84,7 +84,7 @@ def test_a_training_has_the_chosen_rates_and_says_what_it_came_to(folder, machin
     assert options['optim_wrapper.optimizer.lr'] == '0.004'
     assert options['optim_wrapper.paramwise_cfg.adapter_lr_mult'] == '0.5'
     assert options['optim_wrapper.paramwise_cfg.encoder_lr_mult'] == '0.5'
-    assert (options['train_cfg.max_iters'], options['param_scheduler.0.end']) == ('8', '2')
+    assert (options['train_cfg.max_iters'], options['param_scheduler.0.end']) == ('8', '1')
     assert options['randomness.seed'] == '1'
     assert options['model.backbone.init_cfg.checkpoint'] == str(folder / 'encoders/nano_8.pth')
     assert options['model.backbone.plugins.0.stages'] == '(False,True,True,True)'
@@ -126,10 +126,6 @@ def test_a_training_that_was_stopped_goes_on_unless_its_inputs_have_changed(fold
     with pytest.raises(KeyboardInterrupt):
         train(rates='decoders_only', name='trials/nano_8/m/x0.5', candidate='x0.5')
     assert '--resume' not in machine.ran[-1]
-    with open(folder / 'trainings/nano_8/vmt_adapter/seed1.lock', 'w') as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(SystemExit, match='in use by a training that was left behind'):
-            train()
 
 
 def test_a_training_killed_before_its_validation_is_tested(folder, machine):
@@ -149,49 +145,47 @@ def test_a_training_that_diverges_says_so(folder, machine):
 def test_several_gpus_get_one_training_each(folder, monkeypatch):
     monkeypatch.setattr('torch.cuda.device_count', lambda: 2)
     monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '3,5')
-    with steps.ExitStack() as first, steps.ExitStack() as second:
-        taken = []
-        for stack in (first, second):
-            monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '3,5')
-            steps._one_gpu(stack)
-            taken.append(steps.os.environ['CUDA_VISIBLE_DEVICES'])
+    taken = []
+    for _ in range(2):
+        monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '3,5')
+        steps.take_gpu()
+        taken.append(steps.os.environ['CUDA_VISIBLE_DEVICES'])
     assert taken == ['3', '5']
 
 
-def trial(path, multiplier, figures, error=None):
+def trial(name, multiplier, figures, error=None):
+    path = Path(f'trials/nano_8/{name}.json')
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(dict(learning_rate=4e-3, multiplier=multiplier, figures=figures, error=error)))
-    return str(path)
 
 
 def test_the_best_trial_is_chosen(folder):
-    Path('constant.json').write_text(json.dumps(dict(metrics={'semseg/mIoU': 10.0, 'normals/mean': 40.0})))
-    files = [
-        trial(folder / 'trials/x0.02.json', 0.02, dict(semseg=12.0, normals=36.0)),  # + 20 and + 10 %
-        trial(folder / 'trials/x0.1.json', 0.1, dict(semseg=11.0, normals=20.0)),  # + 10 and + 50 %
-        trial(folder / 'trials/x0.5.json', 0.5, {}, 'the loss is no number at iteration 4'),
-    ]
+    Path('constant_predictor.json').write_text(json.dumps(dict(metrics={'semseg/mIoU': 10.0, 'normals/mean': 40.0})))
+    trial('lora/x0.02', 0.02, dict(semseg=12.0, normals=36.0))  # + 20 and + 10 %
+    trial('lora/x0.1', 0.1, dict(semseg=11.0, normals=20.0))  # + 10 and + 50 %
+    trial('lora/x0.5', 0.5, {}, 'the loss is no number at iteration 4')
 
-    def choose(names, files, heads='rates/nano_8/decoders_only.json'):
-        steps.choose('choice.json', ' '.join(names), ' '.join(files), heads, 'constant.json')
-        return json.loads(Path('choice.json').read_text())
+    def choose(encoder='nano_8', model='lora', **options):
+        Path('settings.json').write_text(json.dumps(Comparison(OPTIONS | options).settings))
+        Path(f'rates/{encoder}').mkdir(exist_ok=True)
+        steps.choose(encoder, model)
+        return json.loads(Path(f'rates/{encoder}/{model}.json').read_text())
 
-    choice = choose(['x0.02', 'x0.1', 'x0.5'], files)
+    choice = choose()
     assert (choice['learning_rate'], choice['multiplier'], choice['edge_of_grid']) == (4e-3, 0.1, None)
-    assert [entry.get('delta_m_to_constant') for entry in choice['tried']] == [
-        pytest.approx(15),
-        pytest.approx(30),
-        None,
-    ]
+    gains = [pytest.approx(15), pytest.approx(30), None]
+    assert [entry.get('delta_m_to_constant') for entry in choice['tried']] == gains
     assert choice['tried'][2]['error'] == 'the loss is no number at iteration 4'
-    assert choose(['x0.02', 'x0.5'], [files[0], files[2]])['edge_of_grid'] == 'lowest'
-    with pytest.raises(SystemExit, match='every trial diverged'):
-        choose(['x0.5', 'x1'], [files[2], files[2]])
+    assert choose(multipliers='0.02,0.5')['edge_of_grid'] == 'lowest'
+    trial('lora/x0.02', 0.02, {}, 'the loss is no number at iteration 4')
+    with pytest.raises(SystemExit, match='every trial of lora on nano_8 diverged'):
+        choose(multipliers='0.02,0.5')
     # Without a choice there is none to make.
     alone = dict(edge_of_grid=None, tried=[])
-    assert choose(['x0.2'], []) == dict(learning_rate=4e-3, multiplier=0.2) | alone
-    assert choose(['lr0.001'], [], heads='') == dict(learning_rate=1e-3, multiplier=None) | alone
-    assert choose([], []) == dict(learning_rate=4e-3, multiplier=None) | alone
+    assert choose(multipliers='0.2') == dict(learning_rate=4e-3, multiplier=0.2) | alone
+    assert choose('pico_8', 'decoders_only') == dict(learning_rate=4e-3, multiplier=None) | alone
+    heads = choose(model='decoders_only', learning_rates='0.001')
+    assert heads == dict(learning_rate=1e-3, multiplier=None) | alone
 
 
 @pytest.fixture
@@ -287,15 +281,14 @@ def test_a_real_trial(scenes, tmp_path, monkeypatch):
     Path('scenes/synthetic.json').touch()
     model = MODELS.build(Config.fromfile(HEADS).model)
     torch.save({f'backbone.{name}': value for name, value in model.backbone.state_dict().items()}, 'given.pth')
-    monkeypatch.setattr(steps, 'run', lambda arguments, keep_open=(): commands.run(*arguments))
-    how = HOW | dict(iters='4', crop='32', data_root=str(tmp_path / 'scenes'), seed=str(SWEEP_SEED))
-    steps.train(
-        'trials/given/decoders_only/lr0.002.json',
-        HEADS,
-        ['scenes/synthetic.json', 'given.pth'],
-        candidate='lr0.002',
-        **how,
-    )
+    options = OPTIONS | dict(encoder=str(tmp_path / 'given.pth'))
+    Path('settings.json').write_text(json.dumps(Comparison(options).settings))
+    Path('trials/given/decoders_only').mkdir(parents=True)
+    for key, value in dict(crop=32, batch_size=4).items():
+        monkeypatch.setitem(PRESETS['synthetic'], key, value)
+    monkeypatch.setattr(steps, 'run', lambda arguments: commands.run(*arguments))
+    record = 'trials/given/decoders_only/lr0.002.json'
+    steps.train(record, HEADS, '100', ['scenes/synthetic.json', 'given.pth'], candidate='lr0.002')
     record = json.loads(Path('trials/given/decoders_only/lr0.002.json').read_text())
     assert set(record['figures']) == {'semseg', 'human_parts', 'saliency', 'normals'}
     assert record['seconds_per_iteration'] > 0

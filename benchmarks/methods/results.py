@@ -244,12 +244,16 @@ def _draw_encoders(axes: Any, encoders: Mapping[str, Any], means: Any) -> None:
     axes.legend(frameon=False)
 
 
-def main(argv: list[str] | None = None) -> int:
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Put the table of earlier results into a page, or draw them again.')
     parser.add_argument('results', type=Path, help='JSON file of a table')
     parser.add_argument('--markdown', type=Path, metavar='FILE', help='page with a place for the table')
     parser.add_argument('--picture', type=Path, metavar='FILE', help='picture to draw')
-    args = parser.parse_args(argv)
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
     found = json.loads(args.results.read_text(encoding='utf-8'))
     if args.markdown:
         insert(args.markdown, BEGIN, END, table(found))

@@ -62,9 +62,6 @@ class Method(nn.Module):
     """Whether prompts that are carried on are added to what attention makes of them, as the stream is. Else that goes
     into the MLP alone, whose outputs are added to the prompts."""
 
-    independent_tasks: bool = True
-    """Whether a task's features stay as they are when tasks are added or removed."""
-
     is_merged: bool = False
     """Whether the method's effect is in the encoder's own weights at present, see :meth:`merge`."""
 

@@ -13,6 +13,8 @@ from mmengine.dataset import pseudo_collate
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 from mmengine.runner import set_random_seed
+from mmengine.structures import PixelData
+from mmseg.structures import SegDataSample
 from segmentors import HEADS, MIM, UPERNET, small, write_ade_folder, write_encoder
 
 import mmvmt.adapters  # noqa: F401
@@ -194,3 +196,47 @@ def test_nothing_but_the_encoder_changes(name):
     assert ours['model']['backbone'].pop('type') == 'mmvmt.AdaptedSwin'
     assert theirs['model']['backbone'].pop('type') == 'SwinTransformer'
     assert ours == theirs
+
+
+OWN_ENCODERS = {
+    'segformer_mit-b2_vmt_ade20k.py': (
+        dict(embed_dims=8, num_layers=[1, 1, 1, 1], num_heads=[1, 2, 4, 8], mlp_ratio=2, init_cfg=None),
+        dict(in_channels=[8, 16, 32, 64], channels=8, norm_cfg=dict(type='BN')),
+    ),
+    'segmenter_vit-s_lora_ade20k.py': (
+        dict(img_size=(64, 64), embed_dims=16, num_layers=2, num_heads=2),
+        dict(in_channels=16, channels=16, embed_dims=16, num_heads=2, num_layers=1),
+    ),
+}
+
+
+@pytest.mark.parametrize('name', sorted(OWN_ENCODERS))
+def test_configs_whose_own_encoder_is_adapted_train_and_predict(name):
+    encoder, head = OWN_ENCODERS[name]
+    cfg = Config.fromfile(ROOT / name)
+    init_default_scope(cfg.default_scope)
+    cfg.model.pretrained = None
+    cfg.model.backbone.encoder.update(encoder)
+    cfg.model.decode_head.update(head)
+    cfg.model.data_preprocessor.size = (64, 64)
+    cfg.model.test_cfg = dict(mode='whole')
+    set_random_seed(0)
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    before = {key: value.clone() for key, value in model.backbone.named_parameters()}
+    wrapper = build_optim_wrapper(model, dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=0.01)))
+    data = dict(inputs=[], data_samples=[])
+    for _ in range(2):
+        sample = SegDataSample(metainfo=dict(ori_shape=(64, 64), img_shape=(64, 64)))
+        sample.gt_sem_seg = PixelData(data=torch.randint(0, 150, (1, 64, 64)))
+        data['inputs'].append(torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8))
+        data['data_samples'].append(sample)
+    for _ in range(3):
+        losses = model.train().train_step(copy.deepcopy(data), wrapper)
+    assert all(torch.isfinite(value).all() for value in losses.values())
+    declared = {id(p) for p in model.backbone.declared_parameters()}
+    moved = {key for key, p in model.backbone.named_parameters() if not torch.equal(before[key], p)}
+    assert moved == {key for key, p in model.backbone.named_parameters() if id(p) in declared}
+    model.eval()
+    for predicted in model.test_step(data):
+        assert predicted.pred_sem_seg.data.shape == (1, 64, 64)

@@ -9,12 +9,9 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
 
 @pytest.fixture(autouse=True)
-def default_scope():
-    """A run leaves its scope to the whole process: no test is to find another's."""
-    before = dict(DefaultScope._instance_dict)
-    yield
+def no_default_scope():
+    """A run leaves its scope to the whole process: no test is to find that of another, or of a fixture."""
     DefaultScope._instance_dict.clear()
-    DefaultScope._instance_dict.update(before)
 
 
 @pytest.fixture(scope='session')

@@ -200,9 +200,17 @@ def test_the_comparison_runs_once_and_grows(workflow):
 
     assert 'Nothing to be done' in workflow('--cores', '2', config=config)
     assert workflow.trained() == []
-    workflow('--cores', '2', '-q', 'all', config=('methods=decoders_only,lora', 'seeds=3', *SMALL[1:]))
+    # Parentheses of an option reach the command, and not the shell.
+    names = 'methods=decoders_only,lora,vmt_adapter_from_stage_4'
+    workflow('--cores', '2', '-q', 'all', config=(names, 'seeds=3', *SMALL[1:]))
     later = Counter(name.split('/')[2] for name in workflow.trained())
-    assert later == {'lora': 3 + 3, 'decoders_only': 1, **dict.fromkeys(models('single_task'), 1)}
+    tried = dict.fromkeys(('lora', 'vmt_adapter_from_stage_4'), 3 + 3)
+    assert later == {**tried, 'decoders_only': 1, **dict.fromkeys(models('single_task'), 1)}
+    (option,) = METHODS['vmt_adapter_from_stage_4'].options
+    assert '(' in option
+    lines = workflow.ran.read_text().splitlines()
+    assert sum('count_params' in line and option in line for line in lines) == 1
+    assert sum('record=trainings' in line and option in line.replace("'", '') for line in lines) == 3
     # What a training reads decides whether it runs again.
     (workflow.folder / 'trainings/nano_4200/lora/seed0.json').unlink()
     (workflow.folder / 'trials/nano_4200/lora/x1.json').write_text('{}')

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,11 @@ from mmengine.structures import PixelData
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from mmvmt.models import AdaptedEncoder, MultiTaskEncoderDecoder
+from mmvmt.models import MultiTaskEncoderDecoder
 from mmvmt.registry import MODELS
 from mmvmt.structures import IGNORE_INDEX, TASKS, MultiTaskDataSample
+
+from .measurement import Run, alternate
 
 FOUR_TASKS = ('semseg', 'human_parts', 'saliency', 'normals')
 FIFTH_TASK = 'edge'
@@ -29,59 +31,32 @@ ENCODER, WHOLE = 'encoder', 'whole model'
 TOLERANCE = 1e-4
 """Largest difference of outputs that count as equal."""
 
-Run = Callable[[], Any]
-"""One measured run: everything it needs is built."""
-
 
 @dataclass(frozen=True)
 class Settings:
-    """How large everything is, and how long it is measured.
-
-    Args:
-        device: ``'cpu'`` or ``'cuda'``.
-        seed: Of weights, inputs and scenes.
-        threads: Threads of PyTorch.
-        quick: Whether sizes were shrunk.
-        image: Side of the square images in pixels.
-        task_image: The same where up to 32 tasks are run.
-        batch: Images per batch.
-        encoders: Sizes of the encoder and of the images that it is compared at.
-        shrunk: What replaces entries of an encoder's config.
-        channels: Width of the heads; None: that of the config.
-        counts: Numbers of tasks for methods that run the encoder once.
-        counts_per_task: Numbers of tasks for methods that run it once per task.
-        scenes: Number of rendered images.
-        scene_size: Their side in pixels.
-        batches: Batch sizes of inference.
-        least: Rounds of every comparison at least.
-        least_tasks: The same over numbers of tasks, which takes long.
-        seconds: Seconds of a comparison; some take a multiple of it.
-        compile_seconds: Seconds for all compiled models together, compilation included.
-    """
+    """How large everything is, and how long it is measured."""
 
     device: str = 'cpu'
-    seed: int = 0
-    threads: int = 1
-    quick: bool = False
-    image: int = 448
-    task_image: int = 224
+    seed: int = 0  # of weights, inputs and scenes
+    threads: int = 1  # of PyTorch
+    image: int = 448  # side of the square images in pixels
+    task_image: int = 224  # the same where up to 32 tasks are run
     batch: int = 2
-    encoders: tuple[tuple[str, int], ...] = (('t', 448), ('s', 224), ('b', 224))
-    shrunk: dict[str, Any] = field(default_factory=dict)
-    channels: int | None = None
-    counts: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
-    counts_per_task: tuple[int, ...] = (1, 4, 16)
-    scenes: int = 24
-    scene_size: int = 512
-    batches: tuple[int, ...] = (1, 8)
-    least: int = 3
-    least_tasks: int = 2
-    seconds: float = 12.0
-    compile_seconds: float = 100.0
+    encoders: tuple[tuple[str, int], ...] = (('t', 448), ('s', 224), ('b', 224))  # and the images they are compared at
+    shrunk: dict[str, Any] = field(default_factory=dict)  # replaces entries of an encoder's config
+    channels: int | None = None  # width of the heads; None: that of the config
+    counts: tuple[int, ...] = (1, 2, 4, 8, 16, 32)  # numbers of tasks for methods that run the encoder once
+    counts_per_task: tuple[int, ...] = (1, 4, 16)  # and for those that run it once per task
+    scenes: int = 24  # rendered images
+    scene_size: int = 512  # their side in pixels
+    batches: tuple[int, ...] = (1, 8)  # of inference
+    least: int = 3  # rounds of every comparison at least
+    least_tasks: int = 2  # the same over numbers of tasks, which takes long
+    seconds: float = 12.0  # of a comparison; some take a multiple of it
+    compile_seconds: float = 1800.0  # for all compiled models together, compilation included
 
 
 QUICK: dict[str, Any] = dict(
-    quick=True,
     image=64,
     task_image=64,
     encoders=(('t', 64),),
@@ -111,10 +86,8 @@ def encoder_name(size: str, settings: Settings) -> str:
 
 def encoder_config(config: Path, settings: Settings) -> dict[str, Any]:
     """Arguments of the Swin of a config, random weights instead of a checkpoint's."""
-    cfg = copy.deepcopy(read_config(config).model.backbone.to_dict())
-    for key in ('type', 'init_cfg', 'plugins'):
-        cfg.pop(key, None)
-    return cfg | settings.shrunk
+    backbone = model_config(config, settings)['backbone']
+    return {key: value for key, value in backbone.items() if key not in ('type', 'plugins')}
 
 
 def model_config(config: Path, settings: Settings, **backbone: Any) -> dict[str, Any]:
@@ -123,15 +96,9 @@ def model_config(config: Path, settings: Settings, **backbone: Any) -> dict[str,
     cfg['backbone'].pop('init_cfg', None)
     cfg['backbone'].update(settings.shrunk | backbone)
     if settings.channels is not None:
-        for head in cfg['heads'].values():
+        for head in cfg.get('heads', {}).values():
             head['channels'] = settings.channels
     return cfg
-
-
-def edge_head(cfg: dict[str, Any]) -> dict[str, Any]:
-    """Config of a head for the fifth task, beside those of a config."""
-    loss = dict(type='mmvmt.WeightedBCELoss', positive_weight=0.95, loss_weight=50.0)
-    return cfg['heads']['saliency'] | dict(output=dict(type='mmvmt.ProbabilityOutput', loss=loss))
 
 
 def build_model(config: Path, settings: Settings, fifth: bool = False, **backbone: Any) -> MultiTaskEncoderDecoder:
@@ -139,7 +106,9 @@ def build_model(config: Path, settings: Settings, fifth: bool = False, **backbon
     torch.manual_seed(settings.seed)
     cfg = model_config(config, settings, **backbone)
     if fifth:
-        cfg['heads'][FIFTH_TASK] = edge_head(cfg)
+        loss = dict(type='mmvmt.WeightedBCELoss', positive_weight=0.95, loss_weight=50.0)
+        output = dict(type='mmvmt.ProbabilityOutput', loss=loss)
+        cfg['heads'][FIFTH_TASK] = cfg['heads']['saliency'] | dict(output=output)
     return MODELS.build(cfg).to(settings.device).train()
 
 
@@ -148,11 +117,6 @@ def task_names(count: int) -> tuple[str, ...]:
     turns = -(-count // len(FOUR_TASKS))
     names = [f'{task}-{turn}' if turn else task for turn in range(turns) for task in FOUR_TASKS]
     return tuple(names[:count])
-
-
-def base_task(name: str) -> str:
-    """The task that a name of :func:`task_names` repeats."""
-    return name.split('-')[0]
 
 
 def build_with_tasks(config: Path, count: int, settings: Settings) -> MultiTaskEncoderDecoder:
@@ -166,12 +130,12 @@ def build_with_tasks(config: Path, count: int, settings: Settings) -> MultiTaskE
     model = MODELS.build(cfg | dict(heads={name: cfg['heads'][name] for name in known}))
     for name in names[len(known) :]:
         model.backbone.add_task(name)
-        model.heads[name] = MODELS.build(cfg['heads'][base_task(name)] | dict(in_channels=widths(model.backbone)))
+        model.heads[name] = MODELS.build(cfg['heads'][name.split('-')[0]] | dict(in_channels=widths(model.backbone)))
     model.tasks = model.active_tasks = model.trained_tasks = names
     return model.to(settings.device).train()
 
 
-def widths(encoder: AdaptedEncoder) -> list[int]:
+def widths(encoder: nn.Module) -> list[int]:
     """Widths of the maps that leave an encoder."""
     return [encoder.num_features[index] for index in encoder.out_indices]
 
@@ -207,20 +171,14 @@ def output_channels(heads: nn.ModuleDict) -> dict[str, int]:
 
 
 def random_samples(channels: dict[str, int], settings: Settings, side: int) -> list[MultiTaskDataSample]:
-    """Samples with random labels.
-
-    Args:
-        channels: ``{task: channels of its logits}``; a task may be one of :func:`task_names`.
-        settings: Batch size, seed and device.
-        side: Of the label maps in pixels.
-    """
+    """Samples with random labels of ``{task: channels of its logits}``; a task may be one of :func:`task_names`."""
     generator = torch.Generator().manual_seed(settings.seed)
     samples = []
     for index in range(settings.batch):
         sample = MultiTaskDataSample(metainfo=dict(img_id=f'noise_{index}', img_shape=(side, side)))
         sample.gt = PixelData()
         for task, count in channels.items():
-            labels = random_labels(base_task(task), count, side, generator)
+            labels = random_labels(task.split('-')[0], count, side, generator)
             sample.gt.set_field(labels.to(settings.device), task)
         samples.append(sample)
     return samples
@@ -258,18 +216,36 @@ def whole_step(model: MultiTaskEncoderDecoder, settings: Settings, side: int, bf
     return training_step(model, lambda: sum(model(inputs, samples, mode='loss').values()), settings, bfloat16)
 
 
-def encoder_step(model: MultiTaskEncoderDecoder, settings: Settings, side: int) -> Run:
-    """Forward of the encoder and backward from given gradients of every task's features."""
-    encoder, inputs = model.backbone, random_image(settings, side)
-    gradients = random_maps(widths(encoder), settings, side)
+def encoder_step(encoder: nn.Module, settings: Settings, side: int, bfloat16: bool = False) -> Run:
+    """Forward of an encoder and backward from given gradients of its features, of every task where it has tasks."""
+    inputs, gradients = random_image(settings, side), random_maps(widths(encoder), settings, side)
 
     def run() -> None:
-        features = encoder(inputs)
-        maps = [feature for task in encoder.tasks for feature in features[task]]
-        torch.autograd.backward(maps, gradients * len(encoder.tasks))
+        with autocast(settings, bfloat16):
+            features = encoder(inputs)
+        per_task = [features[task] for task in encoder.tasks] if isinstance(features, Mapping) else [features]
+        pairs = [pair for maps in per_task for pair in zip(maps, gradients, strict=True)]
+        torch.autograd.backward([x for x, _ in pairs], [gradient.to(x.dtype) for x, gradient in pairs])
         encoder.zero_grad(set_to_none=True)
 
     return run
+
+
+def head_step(head: nn.Module, features: Sequence[Tensor], label: Tensor | None = None) -> Run:
+    """Forward and backward of a head to its weights and its features: from its loss, or from a given gradient."""
+    gradient = None if label is not None else torch.randn_like(head(features))
+
+    def run() -> None:
+        logits = head(wanting_gradients(features))
+        logits.backward(gradient) if label is None else head.loss(logits, label).backward()
+        head.zero_grad(set_to_none=True)
+
+    return run
+
+
+def wanting_gradients(features: Sequence[Tensor]) -> list[Tensor]:
+    """Features as a head gets them in a model that trains."""
+    return [x.detach().requires_grad_() for x in features]
 
 
 def segformer_head(channels: Sequence[int], width: int, outputs: int) -> nn.Module:
@@ -323,20 +299,15 @@ class FineTuning(nn.Module):
         return self.outputs[task].loss(logits, target)
 
 
-def prepare_vmt(
+def prepare_ours(
     config: Path, settings: Settings, fifth: bool = False, bfloat16: bool = False, first_stage: int = 1
 ) -> Run:
-    """The training step of VMT-Adapter, with adapters from a stage on: no gradient is computed below it."""
+    """The training step of a model of ours, with adapters from a stage on: no gradient is computed below it."""
     changed = dict(frozen_dtype='bfloat16') if bfloat16 else {}
     if first_stage > 1:
         (plugin,) = model_config(config, settings)['backbone']['plugins']
         changed['plugins'] = [plugin | dict(stages=tuple(stage >= first_stage for stage in range(1, 5)))]
     return whole_step(build_model(config, settings, fifth, **changed), settings, settings.image, bfloat16)
-
-
-def prepare_ours(config: Path, settings: Settings) -> Run:
-    """The training step of any model of ours."""
-    return whole_step(build_model(config, settings), settings, settings.image)
 
 
 def prepare_fine_tuning(config: Path, settings: Settings, frozen: bool = False) -> Run:
@@ -373,33 +344,20 @@ def prepare_head(config: Path, task: str, settings: Settings) -> Run:
     """The training step of a head and its loss alone, on features that want gradients as in a model."""
     model = build_model(config, settings, fifth=True)
     head, side = model.heads[task], settings.image
-    features = [x.requires_grad_() for x in random_maps(widths(model.backbone), settings, side)]
+    features = random_maps(widths(model.backbone), settings, side)
     target = stacked(random_samples({task: head.output.channels}, settings, side), task)
-    step = training_step(head, lambda: head.loss(head(features), target), settings)
-
-    def run() -> None:
-        step()
-        for feature in features:
-            feature.grad = None
-
-    return run
+    return training_step(head, lambda: head.loss(head(wanting_gradients(features)), target), settings)
 
 
 def prepare_tasks(config: Path, count: int, part: str, settings: Settings) -> Run:
     """The training step of the encoder or of the whole model for some number of tasks."""
-    step = encoder_step if part == ENCODER else whole_step
-    return step(build_with_tasks(config, count, settings), settings, settings.task_image)
+    model = build_with_tasks(config, count, settings)
+    step, module = (encoder_step, model.backbone) if part == ENCODER else (whole_step, model)
+    return step(module, settings, settings.task_image)
 
 
 def check_equal(what: str, ours: Sequence[Tensor], theirs: Sequence[Tensor], tolerance: float = TOLERANCE) -> float:
-    """See that two things that are compared compute the same.
-
-    Returns:
-        Their largest difference.
-
-    Raises:
-        RuntimeError: They do not.
-    """
+    """The largest difference of two things that are compared; RuntimeError if they do not compute the same."""
     differences = [(a.float() - b.float()).abs().max() for a, b in zip(ours, theirs, strict=True)]
     difference = torch.stack(differences).max().item()
     if not difference <= tolerance:
@@ -409,20 +367,33 @@ def check_equal(what: str, ours: Sequence[Tensor], theirs: Sequence[Tensor], tol
     return difference
 
 
-def inference_runs(config: Path, settings: Settings, batch: int, bfloat16: bool, compiled: bool) -> dict[str, Run]:
-    """The whole model without gradients, as it is and compiled."""
+def prepare_inference(
+    config: Path, settings: Settings, batch: int, bfloat16: bool, compile_with: Callable = lambda model: model
+) -> Run:
+    """The whole model without gradients, its frozen weights in the precision that it runs in."""
     frozen = dict(frozen_dtype='bfloat16') if bfloat16 else {}
-    model = build_model(config, settings, **frozen).eval()
+    model = compile_with(build_model(config, settings, **frozen).eval())
     inputs = random_image(settings, settings.image, batch)
 
-    def infer(call: Callable[..., dict[str, Tensor]]) -> dict[str, Tensor]:
+    def run() -> dict[str, Tensor]:
         with torch.no_grad(), autocast(settings, bfloat16):
-            return call(inputs, mode='tensor')
+            return model(inputs, mode='tensor')
 
-    runs = {'eager': partial(infer, model)}
-    if compiled:
-        runs['compiled'] = partial(infer, torch.compile(model))
-    return runs
+    return run
+
+
+def compiled_times(
+    config: Path, settings: Settings, batch: int, bfloat16: bool
+) -> tuple[dict[str, list[float]], float]:
+    """Times of a model as it is and compiled, and the seconds of its compilation."""
+    eager = prepare_inference(config, settings, batch, bfloat16)
+    runs = dict(eager=eager, compiled=prepare_inference(config, settings, batch, bfloat16, torch.compile))
+    start = time.perf_counter()
+    outputs = {name: list(run().values()) for name, run in runs.items()}
+    seconds = time.perf_counter() - start
+    if not bfloat16:
+        check_equal('compiled model', *outputs.values(), tolerance=1e-3)
+    return alternate(runs, settings.seconds / 2, settings.least), seconds
 
 
 CPU_ATTENTION = {

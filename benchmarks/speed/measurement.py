@@ -9,11 +9,11 @@ import multiprocessing
 import os
 import signal
 import statistics
-import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from concurrent import futures
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
 import torch
@@ -23,8 +23,8 @@ from mmvmt.compat import profile
 
 MIB = 2**20
 
-_PRELOADED = ['benchmarks.speed.cases']
-_RESET_PEAK = '5'
+Run = Callable[[], Any]
+"""One measured run: everything it needs is built."""
 
 
 def cpu_flags() -> list[str]:
@@ -36,14 +36,11 @@ def cpu_flags() -> list[str]:
 
 
 def alternate(
-    cases: Mapping[Any, Callable[[], Any]],
-    *,
-    seconds: float,
-    least: int = 3,
-    most: int = 50,
-    warmup: int = 1,
+    cases: Mapping[Any, Run], seconds: float, least: int = 3, most: int = 50, warmup: int = 1
 ) -> dict[Any, list[float]]:
     """Time some cases in turn, A B A B ..., so that whatever else slows the machine down falls upon all of them.
+
+    Python's garbage collection runs between the runs, not in them.
 
     Args:
         cases: What to run, by name.
@@ -54,61 +51,35 @@ def alternate(
 
     Returns:
         Seconds of every round by name: entries of the same position belong to the same round.
-
-    Raises:
-        ValueError: There is no case, or ``least`` and ``most`` are no range.
     """
-    if not cases:
-        raise ValueError('there is no case to time')
-    if not 1 <= least <= most:
-        raise ValueError(f'least and most must be 1 <= least <= most, got {least} and {most}')
     for _ in range(warmup):
         for run in cases.values():
             run()
     times: dict[Any, list[float]] = {name: [] for name in cases}
-    with _collector_at_rest():
-        start = timer()
-        for done in range(most):
-            elapsed = timer() - start
-            if done >= least and elapsed * (done + 1) / done > seconds:
-                break
-            for name, run in cases.items():
-                times[name].append(_timed(run))
-    return times
-
-
-def _timed(run: Callable[[], Any]) -> float:
-    # What an earlier case left to the collector must not be paid for by this one.
     gc.collect()
-    # PyTorch's timer waits for the work on a GPU.
-    start = timer()
-    run()
-    return timer() - start
-
-
-@contextmanager
-def _collector_at_rest() -> Iterator[None]:
-    """No collection by itself, and quick ones by hand: what exists already is not looked at again."""
-    enabled = gc.isenabled()
-    gc.collect()
+    # What exists already need not be looked at again and again.
     gc.freeze()
     gc.disable()
     try:
-        yield
+        start = timer()
+        for done in range(most):
+            if done >= least and (timer() - start) * (done + 1) / done > seconds:
+                break
+            for name, run in cases.items():
+                # What an earlier case left to the collector must not be paid for by this one.
+                gc.collect()
+                # PyTorch's timer waits for the work on a GPU.
+                began = timer()
+                run()
+                times[name].append(timer() - began)
     finally:
         gc.unfreeze()
-        if enabled:
-            gc.enable()
+        gc.enable()
+    return times
 
 
 class Ratio(NamedTuple):
-    """A ratio of two series of measurements.
-
-    Args:
-        value: Ratio of the medians.
-        low: First quartile of the ratios within a round.
-        high: Third quartile.
-    """
+    """A ratio of two series of measurements, with the quartiles of the ratios within a round."""
 
     value: float
     low: float
@@ -116,41 +87,20 @@ class Ratio(NamedTuple):
 
 
 def ratio_of(ours: Sequence[float], theirs: Sequence[float]) -> Ratio:
-    """Ratio of the medians of two series that were measured in turn, with its spread.
-
-    Raises:
-        ValueError: The series are empty or of different lengths.
-    """
-    _check_series(ours, theirs)
-    paired = [a / b for a, b in zip(ours, theirs)]
+    """Ratio of the medians of two series that were measured in turn."""
+    paired = [a / b for a, b in zip(ours, theirs, strict=True)]
     return Ratio(statistics.median(ours) / statistics.median(theirs), *_quartiles(paired))
 
 
 def added_ratio(more: Sequence[float], less: Sequence[float], unit: Sequence[float]) -> Ratio:
-    """How much ``more`` takes than ``less``, as a part of ``unit``; all were measured in turn.
-
-    Returns:
-        The median difference within a round over the median of ``unit``, and the quartiles of the differences over it.
-
-    Raises:
-        ValueError: The series are empty or of different lengths.
-    """
-    _check_series(more, less, unit)
+    """How much ``more`` takes than ``less`` within a round, as a part of the median of ``unit``."""
     whole = statistics.median(unit)
-    differences = [(a - b) / whole for a, b in zip(more, less)]
+    differences = [(a - b) / whole for a, b in zip(more, less, strict=True)]
     return Ratio(statistics.median(differences), *_quartiles(differences))
 
 
-def _check_series(*series: Sequence[float]) -> None:
-    lengths = [len(values) for values in series]
-    if not min(lengths) or len(set(lengths)) > 1:
-        raise ValueError(f'series that were measured in turn have equal lengths above 0, got {lengths}')
-
-
 def _quartiles(values: Sequence[float]) -> tuple[float, float]:
-    if len(values) == 1:
-        return values[0], values[0]
-    low, _, high = statistics.quantiles(values, n=4, method='inclusive')
+    low, _, high = statistics.quantiles(values, n=4, method='inclusive') if len(values) > 1 else (values * 3)
     return low, high
 
 
@@ -183,22 +133,17 @@ class Memory:
 
 
 def memory_of(
-    prepare: Callable[[], Callable[[], Any]],
-    device: str = 'cpu',
-    runs: int = 2,
-    rehearse: Callable[[], Callable[[], Any]] | None = None,
-    tensors: bool = False,
+    prepare: Callable[[], Run], device: str = 'cpu', rehearse: Callable[[], Run] | None = None, tensors: bool = False
 ) -> Memory:
     """Peak memory of what ``prepare`` returns, in this process.
 
-    On the CPU, what other code of the process freed before may be used again unseen: :func:`peak_memory` starts from a
-    fresh process.
+    It runs twice, so that the state of an optimizer, which the first step makes, is there when the second one has its
+    peak. On the CPU, what other code of the process freed before may be used again unseen: :func:`peak_memory` starts
+    from a fresh process.
 
     Args:
         prepare: Builds model and inputs and returns what to run.
         device: ``'cpu'`` or ``'cuda'``.
-        runs: How often to run it: twice, so that the state of an optimizer, which the first step makes, is there when
-            the second one has its peak.
         rehearse: Something small of the same kind that is prepared and run first: the code of libraries is loaded when
             it is first run, and would count as memory of what runs it.
         tensors: Whether to run it once more for ``Memory.tensors``, which takes a while.
@@ -208,9 +153,13 @@ def memory_of(
     empty = _in_use(device)
     run = prepare()
     before = _in_use(device)
-    _reset_peak(device)
-    for _ in range(runs):
-        run()
+    if device == 'cuda':
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        with open('/proc/self/clear_refs', 'w', encoding='utf-8') as file:
+            file.write('5')
+    run()
+    run()
     if device == 'cuda':
         torch.cuda.synchronize()
         peak = torch.cuda.max_memory_allocated() / MIB
@@ -219,14 +168,9 @@ def memory_of(
     return Memory(empty, before, peak, peak_of_tensors(run) if tensors else None)
 
 
-def peak_of_tensors(run: Callable[[], Any]) -> float:
-    """Most MiB that tensors on the CPU gain during a run, from every allocation and release.
-
-    Args:
-        run: What is measured; it runs once, under the profiler.
-    """
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    with profile(activities, profile_memory=True) as profiler:
+def peak_of_tensors(run: Run) -> float:
+    """Most MiB that tensors on the CPU gain during a run, from every allocation and release."""
+    with profile([torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
         run()
     events = [event for event in profiler.profiler.kineto_results.events() if event.name() == '[memory]']
     held = itertools.accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns()))
@@ -234,26 +178,16 @@ def peak_of_tensors(run: Callable[[], Any]) -> float:
 
 
 def peak_memory(
-    prepare: Callable[[], Callable[[], Any]],
+    prepare: Callable[[], Run],
     device: str = 'cpu',
-    runs: int = 2,
-    rehearse: Callable[[], Callable[[], Any]] | None = None,
-    threads: int | None = None,
+    rehearse: Callable[[], Run] | None = None,
     tensors: bool = False,
+    threads: int | None = None,
 ) -> Memory:
-    """:func:`memory_of` in a fresh process; on a GPU in this one, where the allocator counts exactly.
-
-    Args:
-        prepare: As in :func:`memory_of`; it must be picklable.
-        device: ``'cpu'`` or ``'cuda'``.
-        runs: As in :func:`memory_of`.
-        rehearse: As in :func:`memory_of`; it must be picklable.
-        threads: As in :func:`in_fresh_process`.
-        tensors: As in :func:`memory_of`.
-    """
+    """:func:`memory_of` in a fresh process; on a GPU in this one, where the allocator counts exactly."""
     if device == 'cuda':
-        return memory_of(prepare, device, runs, rehearse)
-    return in_fresh_process(memory_of, prepare, device, runs, rehearse, tensors, threads=threads)
+        return memory_of(prepare, device, rehearse)
+    return in_fresh_process(memory_of, prepare, device, rehearse, tensors, threads=threads)
 
 
 def _in_use(device: str) -> float:
@@ -263,14 +197,6 @@ def _in_use(device: str) -> float:
     # glibc keeps what was freed; used again by a run, it would be missing from the growth.
     ctypes.CDLL(None).malloc_trim(0)
     return _status('VmRSS')
-
-
-def _reset_peak(device: str) -> None:
-    if device == 'cuda':
-        torch.cuda.reset_peak_memory_stats()
-        return
-    with open('/proc/self/clear_refs', 'w', encoding='utf-8') as file:
-        file.write(_RESET_PEAK)
 
 
 def _status(key: str) -> float:
@@ -291,7 +217,7 @@ def in_fresh_process(
 ) -> Any:
     """Call a function in a process that did nothing before but import the package.
 
-    The processes are forked from a server that only imports, so that each starts in a fraction of a second.
+    It is forked from a server that only imports, so that it starts in a fraction of a second.
 
     Args:
         function: A function of a module, or a picklable object.
@@ -300,60 +226,39 @@ def in_fresh_process(
         limit: Most seconds it may take.
 
     Returns:
-        What the function returns.
+        What the function returns; what it raises is raised here.
 
     Raises:
         TimeoutError: It took longer than ``limit``; it and all processes that it started are ended.
-        RuntimeError: It failed; the message has its traceback, or how the process ended.
+        RuntimeError: Its process ended without a result.
     """
     context = multiprocessing.get_context('forkserver')
-    context.set_forkserver_preload(_PRELOADED)
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_answer, args=(sender, threads, function, args))
-    name = getattr(function, '__name__', repr(function))
-    process.start()
-    sender.close()
+    context.set_forkserver_preload(['benchmarks.speed.cases'])
+    pool = futures.ProcessPoolExecutor(1, context, _lead_group, (threads,))
+    leader, name = pool.submit(os.getpid).result(), getattr(function, '__name__', repr(function))
     try:
-        if not receiver.poll(limit):
-            raise TimeoutError(f'{name} took longer than {limit:.0f} s')
-        succeeded, answer = receiver.recv()
-    except EOFError:
-        process.join()
+        return pool.submit(function, *args).result(limit)
+    except futures.TimeoutError:
+        raise TimeoutError(f'{name} took longer than {limit:.0f} s') from None
+    except BrokenProcessPool as error:
         raise RuntimeError(
-            f'the process of {name} ended with exit code {process.exitcode} and without a result; -9 means that it was '
-            f'killed, most often because memory ran out'
-        ) from None
+            f'the process of {name} ended without a result, most often because memory ran out: it was killed'
+        ) from error
     finally:
-        receiver.close()
-        # The process leads a group, see _answer. It is gone once all of its members are.
         with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.join()
-    if not succeeded:
-        raise RuntimeError(f'{name} failed in its process:\n{answer}')
-    return answer
+            os.killpg(leader, signal.SIGKILL)
+        pool.shutdown()
 
 
-def _answer(sender: Connection, threads: int | None, function: Callable[..., Any], args: Sequence[Any]) -> None:
+def _lead_group(threads: int | None) -> None:
     # A group of its own: compilers that it starts can be ended with it.
     os.setsid()
     if threads is not None:
         torch.set_num_threads(threads)
-    answer = None
-    try:
-        answer = (True, function(*args))
-    finally:
-        # Whatever ended the function also ends this process; the parent hears of it first.
-        sender.send(answer or (False, traceback.format_exc()))
 
 
-def operation_times(run: Callable[[], Any], device: str = 'cpu') -> dict[str, float]:
-    """Seconds that each operation takes in one run, without those that it calls.
-
-    Args:
-        run: What to profile.
-        device: ``'cpu'`` or ``'cuda'``, whose time counts.
-    """
+def operation_times(run: Run, device: str = 'cpu') -> dict[str, float]:
+    """Seconds on a device that each operation takes in one run, without those that it calls."""
     activities = [torch.profiler.ProfilerActivity.CPU]
     if device == 'cuda':
         activities.append(torch.profiler.ProfilerActivity.CUDA)

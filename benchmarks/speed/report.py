@@ -1,20 +1,24 @@
-"""Results of a benchmark of speed: rows with targets, as JSON, tables and curves."""
+"""Results of the benchmark of speed: rows with targets, as JSON, tables and curves."""
 
 from __future__ import annotations
 
 import json
-import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.markdown import has_place, insert
 from mmvmt.engine.hooks.atomic_checkpoint_hook import write_atomically
 from mmvmt.structures import read_json
 
 from .measurement import Ratio
 
+Row = dict[str, Any]
+
 KEYS = ('name', 'ratio', 'target', 'met', 'ours', 'theirs', 'unit', 'note')
-"""What every row has, and the columns of the tables."""
+"""What every row has."""
+
+HEADER = ('what', 'ours', 'against', 'ratio (quartiles)', 'target', 'met', 'note')
 
 MARKS = {
     'targets': ('<!-- speed:begin -->', '<!-- speed:end -->'),
@@ -22,7 +26,9 @@ MARKS = {
 }
 """Lines of a Markdown file between which rows stand: those with a target, and those without."""
 
+_PANELS = {'time': 'time of a training step', 'memory': 'peak memory of a training step'}
 _COLOURS = ('#d62728', '#ff9896', '#7f7f7f', '#1f77b4', '#2ca02c', '#9467bd')
+_STYLES = {'encoder': dict(linestyle='-', marker='o'), 'whole model': dict(linestyle=':', marker='.')}
 
 
 def make_row(
@@ -35,51 +41,31 @@ def make_row(
     target: float | None = None,
     note: str = '',
     **more: Any,
-) -> dict[str, Any]:
-    """A result.
+) -> Row:
+    """A result: the entries :data:`KEYS`, ``spread`` (the quartiles of the ratio) and what else was given.
 
     Args:
         name: What was compared.
-        ratio: Ours over theirs, with its spread where there is one; None: it could not be measured, and ``note`` says
-            why.
+        ratio: Ours over theirs; None: it could not be measured, and ``note`` says why.
         ours: Our figure.
         theirs: The figure that it is compared with.
         unit: Unit of both.
-        target: Largest ratio that is good enough; None: there is no target.
+        target: Largest ratio that is good enough; None: there is no target. ``met`` follows from it.
         note: What to know of it.
         **more: Further entries.
-
-    Returns:
-        The entries :data:`KEYS`, where ``met`` follows from ratio and target and is None without one of them;
-        ``spread``, the quartiles of the ratio; and what else was given.
 
     Raises:
         ValueError: There is neither a ratio nor a note.
     """
     if ratio is None and not note:
         raise ValueError(f'row {name!r} has no ratio; its note must say why')
-    spread = [ratio.low, ratio.high] if isinstance(ratio, Ratio) else None
-    value = ratio.value if isinstance(ratio, Ratio) else ratio
+    value, *spread = ratio if isinstance(ratio, Ratio) else (ratio,)
     met = None if target is None or value is None else value <= target
     row = dict(name=name, ratio=value, target=target, met=met, ours=ours, theirs=theirs, unit=unit, note=note)
-    return row | dict(spread=spread) | more
+    return row | dict(spread=spread or None) | more
 
 
-def time_row(name: str, ratio: Ratio, ours: Sequence[float], theirs: Sequence[float], **more: Any) -> dict[str, Any]:
-    """A row of seconds measured in turn: medians in milliseconds.
-
-    Args:
-        name: What was compared.
-        ratio: Their ratio.
-        ours: Seconds of our rounds.
-        theirs: Seconds of the other rounds.
-        **more: As in :func:`make_row`.
-    """
-    medians = [1000 * statistics.median(values) for values in (ours, theirs)]
-    return make_row(name, ratio, *medians, 'ms', repeats=len(ours), **more)
-
-
-def read_rows(paths: Sequence[str | Path]) -> list[dict[str, Any]]:
+def read_rows(paths: Sequence[str | Path]) -> list[Row]:
     """Rows of JSON files, one file after the other.
 
     Raises:
@@ -93,11 +79,11 @@ def read_rows(paths: Sequence[str | Path]) -> list[dict[str, Any]]:
         content = read_json(path)
         if not isinstance(content, list) or not all(isinstance(r, dict) and set(KEYS) <= set(r) for r in content):
             raise ValueError(f'{path} is no list of rows with {", ".join(KEYS)}')
-        rows.extend(content)
+        rows += content
     return rows
 
 
-def write_rows(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
+def write_rows(path: str | Path, rows: Sequence[Row]) -> None:
     """Write rows as a JSON list."""
     write_atomically(str(path), (json.dumps(rows, indent=1) + '\n').encode())
 
@@ -109,11 +95,11 @@ def figure(value: float | None) -> str:
     return f'{value:,.0f}' if abs(value) >= 100 else f'{value:.3g}'
 
 
-def cells(row: Mapping[str, Any]) -> list[str]:
-    """A row as text: name, ours, theirs, ratio with spread, target, whether it is met, note."""
+def cells(row: Row) -> list[str]:
+    """A row as text, in the columns of :data:`HEADER`."""
     ratio = figure(row['ratio'])
     if row.get('spread'):
-        ratio += f' ({figure(row["spread"][0])} to {figure(row["spread"][1])})'
+        ratio += ' ({} to {})'.format(*map(figure, row['spread']))
     figures = [f'{figure(row[key])} {row["unit"]}' if row[key] is not None else '' for key in ('ours', 'theirs')]
     target = '' if row['target'] is None else f'≤ {row["target"]:g}'
     met = {True: 'yes', False: '**no**', None: ''}[row['met']]
@@ -121,22 +107,21 @@ def cells(row: Mapping[str, Any]) -> list[str]:
     return [row['name'], *figures, ratio, target, met, ' '.join(row['note'].split())]
 
 
-HEADER = ('what', 'ours', 'against', 'ratio (quartiles)', 'target', 'met', 'note')
+def split_rows(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Rows by the tables :data:`MARKS` that they stand in."""
+    return {kind: [row for row in rows if (row['target'] is None) == (kind == 'others')] for kind in MARKS}
 
 
-def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+def markdown(rows: Sequence[Row]) -> str:
     """Rows as a Markdown table, with the device of each where they come from several, and the machines below."""
-    devices = list(dict.fromkeys(row['device'] for row in rows))
-    several = len(devices) > 1
-    lines = [['device', *HEADER] if several else list(HEADER)]
-    for row in rows:
-        line = [text.replace('|', '\\|') for text in cells(row)]
-        lines.append([row['device'], *line] if several else line)
-    table = ['| ' + ' | '.join(line) + ' |' for line in lines]
-    aligned = '|---|---|' if several else '|---|'
-    table.insert(1, aligned + '---:|' * 4 + '---|---|')
+    several = len({row['device'] for row in rows}) > 1
+    lines = [['device', *HEADER]] + [
+        [row['device'], *(text.replace('|', '\\|') for text in cells(row))] for row in rows
+    ]
+    table = ['| ' + ' | '.join(line if several else line[1:]) + ' |' for line in lines]
+    table.insert(1, '|---' * several + '|---|---:|---:|---:|---:|---|---|')
     machines = dict.fromkeys(_machine(row['run']) for row in rows)
-    return '\n'.join(table) + ''.join(f'\n\n{machine}' for machine in machines)
+    return '\n\n'.join(['\n'.join(table), *machines])
 
 
 def _machine(run: Mapping[str, Any]) -> str:
@@ -148,44 +133,28 @@ def _machine(run: Mapping[str, Any]) -> str:
     return f'Measured on {gpu}{processor} ({flags}), torch {versions["torch"]}.{quick}'
 
 
-def insert_tables(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Put the rows between the marks of a Markdown file; a file may have marks for one of the tables only.
+def check_page(path: str | Path) -> list[str]:
+    """The tables of :data:`MARKS` that a Markdown page has a place for.
 
     Raises:
-        ValueError: The file has no marks, or one without its other.
-    """
-    text = check_marks(path)
-    for kind, (begin, end) in MARKS.items():
-        chosen = [row for row in rows if (row['target'] is None) == (kind == 'others')]
-        if begin not in text:
-            continue
-        before, rest = text.split(begin, 1)
-        after = rest.split(end, 1)[1]
-        table = markdown(chosen) if chosen else 'Not measured.'
-        text = f'{before}{begin}\n{table}\n{end}{after}'
-    write_atomically(str(path), text.encode())
-
-
-def check_marks(path: str | Path) -> str:
-    """The text of a Markdown file that has a place for at least one table.
-
-    Raises:
-        ValueError: As in :func:`insert_tables`.
+        ValueError: There is no such page, it has no place, or one mark without its other.
     """
     if not Path(path).is_file():
         raise ValueError(f'{path} does not exist; --markdown names a page that has the lines {MARKS["targets"]}')
-    text = Path(path).read_text(encoding='utf-8')
-    found = 0
-    for begin, end in MARKS.values():
-        if (begin in text) != (end in text) or text.find(begin) > text.find(end):
-            raise ValueError(f'{path} has only one of the lines {begin} and {end}, or they are in the wrong order')
-        found += begin in text
-    if not found:
+    kinds = [kind for kind, marks in MARKS.items() if has_place(path, *marks)]
+    if not kinds:
         raise ValueError(f'{path} has no place for a table: it needs the lines {" and ".join(MARKS["targets"])}')
-    return text
+    return kinds
 
 
-def draw_curves(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
+def insert_tables(path: str | Path, rows: Sequence[Row]) -> None:
+    """Put the rows between the marks of a Markdown page; raises as :func:`check_page`."""
+    for kind in check_page(path):
+        chosen = split_rows(rows)[kind]
+        insert(path, *MARKS[kind], markdown(chosen) if chosen else 'Not measured.')
+
+
+def draw_curves(rows: Sequence[Row], path: str | Path) -> None:
     """Picture of time and peak memory of a training step over the number of tasks.
 
     Args:
@@ -198,47 +167,36 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    from matplotlib.ticker import LogLocator, NullFormatter
 
-    panels = {'time': 'time of a training step', 'memory': 'peak memory of a training step'}
-    shown = [row for row in rows if row.get('curve') and row['curve']['quantity'] in panels]
+    shown = [row for row in rows if row.get('curve') and row['curve']['quantity'] in _PANELS]
     if not shown:
         raise ValueError('no row has a curve of time or memory: measure `tasks` first')
     devices = sorted({row['device'] for row in shown})
     if len(devices) > 1:
         raise ValueError(f'the curves come from {", ".join(devices)}; draw the results of one device at a time')
-    drawn = [row['curve'] | dict(unit=row['unit']) for row in shown]
-    methods = list(dict.fromkeys(curve['method'] for curve in drawn))
-    colours = dict(zip(methods, _COLOURS))
-    styles = {'encoder': dict(linestyle='-', marker='o'), 'whole model': dict(linestyle=':', marker='.')}
+    colours = dict(zip(dict.fromkeys(row['curve']['method'] for row in shown), _COLOURS))
     canvas = Figure(figsize=(11, 4.8), dpi=150, layout='constrained')
     canvas.suptitle(devices[0], fontsize=10)
     FigureCanvasAgg(canvas)
-    for axes, (quantity, label) in zip(canvas.subplots(1, 2), panels.items()):
-        shown = [curve for curve in drawn if curve['quantity'] == quantity]
-        for curve in shown:
-            counts = [int(count) for count in curve['values']]
-            axes.plot(
-                counts,
-                list(curve['values'].values()),
-                color=colours[curve['method']],
-                markersize=5,
-                linewidth=1.6,
-                **styles[curve['part']],
-            )
-        counts = sorted({int(count) for curve in shown for count in curve['values']})
+    panels = dict(zip(_PANELS, canvas.subplots(1, 2)))
+    for row in shown:
+        curve, axes = row['curve'], panels[row['curve']['quantity']]
+        style = dict(color=colours[curve['method']], markersize=5, linewidth=1.6) | _STYLES[curve['part']]
+        axes.plot([int(count) for count in curve['values']], list(curve['values'].values()), **style)
+        axes.set_ylabel(f'{_PANELS[curve["quantity"]]} [{row["unit"]}]')
+    for axes in panels.values():
         axes.set_xscale('log', base=2)
+        counts = sorted({int(count) for line in axes.lines for count in line.get_xdata()})
         axes.set_xticks(counts, [str(count) for count in counts])
         axes.set_xlabel('tasks')
         axes.set_yscale('log')
-        if shown:
-            axes.set_ylabel(f'{label} [{shown[0]["unit"]}]')
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f'{value:g}'))
+        axes.yaxis.set_major_formatter('{x:g}')
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.grid(alpha=0.25)
         axes.spines[['top', 'right']].set_visible(False)
-    handles = [Line2D([], [], color=colours[method], linewidth=2, label=method) for method in methods]
-    handles += [Line2D([], [], color='black', label=part, **style) for part, style in styles.items()]
+    handles = [Line2D([], [], color=colour, linewidth=2, label=method) for method, colour in colours.items()]
+    handles += [Line2D([], [], color='black', label=part, **style) for part, style in _STYLES.items()]
     canvas.legend(handles=handles, loc='outside lower center', ncols=len(handles), frameon=False, fontsize=9)
     canvas.savefig(path)

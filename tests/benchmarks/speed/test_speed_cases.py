@@ -29,7 +29,6 @@ from benchmarks.speed.cases import (
     prepare_head,
     prepare_ours,
     prepare_tasks,
-    prepare_vmt,
     random_image,
     random_labels,
     random_maps,
@@ -173,8 +172,8 @@ def test_the_floor_goes_back_to_the_tokens_and_trains_heads_only(monkeypatch):
 @pytest.mark.parametrize(
     'prepare',
     [
-        lambda: prepare_vmt(VMT, SETTINGS, fifth=True),
-        lambda: prepare_vmt(VMT, SETTINGS, bfloat16=True),
+        lambda: prepare_ours(VMT, SETTINGS, fifth=True),
+        lambda: prepare_ours(VMT, SETTINGS, bfloat16=True),
         lambda: prepare_fine_tuning(VMT, SETTINGS, frozen=True),
         lambda: prepare_head(VMT, 'edge', SETTINGS),
         lambda: prepare_tasks(ADAPTER, 3, WHOLE, SETTINGS),
@@ -193,7 +192,7 @@ def test_adapters_from_a_later_stage_on_compute_no_gradient_below(monkeypatch):
     monkeypatch.setattr(
         speed_cases, 'build_model', lambda *args, **kwargs: built.append(build(*args, **kwargs)) or built[-1]
     )
-    flops = [count_flops(prepare_vmt(VMT, SETTINGS, first_stage=stage)) for stage in (1, 2, 3, 4)]
+    flops = [count_flops(prepare_ours(VMT, SETTINGS, first_stage=stage)) for stage in (1, 2, 3, 4)]
     filled = [{site.stage + 1 for method in model.backbone.adapters for site in method.sites} for model in built]
     assert filled == [{1, 2, 3, 4}, {2, 3, 4}, {3, 4}, {4}]
     # Each stage that is left out saves its backward pass, which is more than its adapters' share of the forward pass.
@@ -215,7 +214,7 @@ def test_the_encoder_step_trains_the_adapters_of_all_tasks():
     for name, parameter in model.backbone.named_parameters():
         if parameter.requires_grad:
             parameter.register_hook(lambda grad, name=name: trained.add(name))
-    encoder_step(model, SETTINGS, 64)()
+    encoder_step(model.backbone, SETTINGS, 64)()
     extractions = {name for name, _ in model.backbone.named_parameters() if 'extractions' in name}
     assert len(extractions) == 2 * 2 * 4
     assert extractions <= trained

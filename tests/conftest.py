@@ -14,6 +14,19 @@ def no_default_scope():
     DefaultScope._instance_dict.clear()
 
 
+@pytest.fixture(autouse=True)
+def no_declared_tasks():
+    """Tasks that a test declares are known to the whole process: no other test is to find them."""
+    # Not imported for the sake of tests that do not need it, which would wait for PyTorch.
+    tasks = sys.modules.get('mmvmt.structures.tasks')
+    before = None if tasks is None else dict(tasks.TASKS)
+    yield
+    tasks = sys.modules.get('mmvmt.structures.tasks')
+    if tasks is not None:
+        tasks.TASKS.clear()
+        tasks.TASKS.update(before or tasks._BUILT_IN)
+
+
 @pytest.fixture(scope='session')
 def scenes(tmp_path_factory):
     """A rendered PASCAL_MT folder: 8 training and 5 validation scenes of 64 x 64."""

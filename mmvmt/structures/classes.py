@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from .palettes import voc_palette
-from .tasks import IGNORE_INDEX, TASKS, check_tasks
+from .tasks import TASKS, check_tasks, declarations
 
 
 def names_key(task: str) -> str:
     """Key of the names of a task's classes in a data set's meta information; mmseg's ``classes`` are semseg's."""
     return 'classes' if task == 'semseg' else f'{task}_classes'
+
+
+def task_metainfo(tasks: Iterable[str]) -> dict[str, Any]:
+    """What a data set says of its tasks in its meta information.
+
+    Args:
+        tasks: Names of known tasks.
+
+    Returns:
+        ``tasks``; ``task_declarations``, see :func:`mmvmt.structures.declarations`; and the names and colours of
+        classes that tasks are declared with, under the keys that :func:`names_key` gives.
+    """
+    tasks = tuple(tasks)
+    meta: dict[str, Any] = {'tasks': tasks, 'task_declarations': declarations(tasks)}
+    for task in map(TASKS.get, tasks):
+        names = names_key(task.name)
+        if task.classes is not None:
+            meta[names] = task.classes
+            meta[names.replace('classes', 'palette')] = list(task.palette or voc_palette(len(task.classes)))
+    return meta
 
 
 def declared_classes(metainfo: Mapping[str, Any]) -> dict[str, int]:
@@ -39,8 +59,9 @@ def with_classes(metainfo: Mapping[str, Any], given: Collection[str], counts: Ma
     if counts:
         check_tasks(counts, [task.name for task in TASKS.values() if task.kind == 'classes'])
     for task, declared in {**declared_classes(metainfo), **counts}.items():
-        if not 2 <= declared <= IGNORE_INDEX:
-            raise ValueError(f'num_classes of task {task!r} must be between 2 and {IGNORE_INDEX}, got {declared}')
+        most = TASKS[task].ignore
+        if not 2 <= declared <= most:
+            raise ValueError(f'num_classes of task {task!r} must be between 2 and {most}, got {declared}')
         names = names_key(task)
         defaults = {
             names: tuple(f'class {index}' for index in range(declared)),

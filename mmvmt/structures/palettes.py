@@ -19,7 +19,7 @@ def voc_palette(num_classes: int = 256) -> list[tuple[int, int, int]]:
     """PASCAL VOC's colours: the bits of a class index, three at a time, fill R, G and B from the highest bit down.
 
     Args:
-        num_classes: Number of colours, at most 256.
+        num_classes: Number of colours.
 
     Returns:
         RGB, 0 to 255.
@@ -27,7 +27,7 @@ def voc_palette(num_classes: int = 256) -> list[tuple[int, int, int]]:
     colors = []
     for index in range(num_classes):
         color = [0, 0, 0]
-        for bit in range(8):
+        for bit in range(index.bit_length()):
             color[bit % 3] |= (index >> bit & 1) << 7 - bit // 3
         colors.append(tuple(color))
     return colors

@@ -1,7 +1,7 @@
 import pytest
 
 from mmvmt.datasets import PASCALContextMT
-from mmvmt.structures import declared_classes, names_key, voc_palette, with_classes
+from mmvmt.structures import declare_tasks, declared_classes, names_key, task_metainfo, voc_palette, with_classes
 
 META = PASCALContextMT.METAINFO
 
@@ -43,3 +43,29 @@ def test_names_give_the_number_and_keep_their_colours():
 def test_what_does_not_agree(given, counts, message):
     with pytest.raises(ValueError, match=message):
         with_classes(META | given, given, counts)
+
+
+def test_meta_information_of_declared_tasks():
+    tasks = dict(
+        crops=dict(kind='classes', classes=['soil', 'wheat']), species=dict(kind='classes', classes=300), depth=None
+    )
+    meta = task_metainfo(declare_tasks(tasks))
+    assert meta['tasks'] == ('crops', 'species', 'depth')
+    assert meta['task_declarations']['crops'] == dict(kind='classes', classes=['soil', 'wheat'])
+    assert 'depth' not in meta['task_declarations']
+    assert meta['crops_classes'] == ('soil', 'wheat')
+    assert declared_classes(meta) == dict(crops=2, species=300)
+    assert len(meta['species_palette']) == 300
+    assert with_classes(meta, (), {}) == meta
+
+
+def test_number_of_classes_ends_at_the_unknown_label():
+    declare_tasks(dict(own=dict(kind='classes'), species=dict(kind='classes', ignore=65535)))
+    with pytest.raises(ValueError, match="num_classes of task 'own' must be between 2 and 255, got 256"):
+        with_classes({}, (), dict(own=256))
+    assert len(with_classes({}, (), dict(species=256))['species_classes']) == 256
+
+
+def test_colours_of_many_classes_differ():
+    assert len(set(voc_palette(3000))) == 3000
+    assert voc_palette(3)[1:] == [(128, 0, 0), (0, 128, 0)]

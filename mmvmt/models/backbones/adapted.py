@@ -13,7 +13,7 @@ from mmvmt.adapters.base import Site
 from mmvmt.models.checkpoint import initialisers_of, load_encoder_checkpoint
 from mmvmt.models.frozen_linear import use_onednn
 from mmvmt.models.training_subset import TrainingSubset
-from mmvmt.structures import check_tasks
+from mmvmt.structures import TaskDeclarations, declare_tasks
 
 from .passes import PartNames, run_passes
 from .plugins import build_method, check_together
@@ -142,7 +142,7 @@ class AdaptedEncoder(BaseModule):
 
     def insert_adapters(
         self,
-        tasks: Sequence[str] | None = None,
+        tasks: TaskDeclarations | None = None,
         plugins: Sequence[dict] | None = None,
         task_order: str = 'sequential',
         frozen_dtype: str | None = None,
@@ -150,7 +150,8 @@ class AdaptedEncoder(BaseModule):
         """Fill the slots and freeze what does not train; called once, when all modules of the encoder stand.
 
         Args:
-            tasks: Names of the tasks, each once; None: one unnamed task.
+            tasks: Names of the tasks, or their declarations, see :func:`~mmvmt.structures.declare_tasks`; None: one
+                unnamed task.
             plugins: Adapters to insert, see :class:`~mmvmt.models.AdaptedSwin`.
             task_order: One of :data:`TASK_ORDERS`.
             frozen_dtype: One of :data:`FROZEN_DTYPES`, or None for float32.
@@ -174,7 +175,7 @@ class AdaptedEncoder(BaseModule):
             raise ValueError(
                 f'frozen_stages={frozen_stages} cannot be combined with plugins: what trains is what they declare'
             )
-        self.tasks = check_tasks(tasks) if tasks is not None else None
+        self.tasks = declare_tasks(tasks) if tasks is not None else None
         use_onednn(self)
         if self.tasks is not None:
             self.drop_output_norms()

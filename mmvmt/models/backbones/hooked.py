@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mmvmt.adapters.base import Method, Site
 from mmvmt.models.library_checkpoint import load_library_checkpoint
 from mmvmt.registry import MODELS
+from mmvmt.structures import TaskDeclarations
 
 from .adapted import AdaptedEncoder, Features
 from .layouts import Layout, build_timm, encoder_name, layout_for
@@ -209,7 +210,7 @@ class AdaptedBackbone(AdaptedEncoder):
     def __init__(
         self,
         encoder: Mapping[str, Any],
-        tasks: Sequence[str] | None = None,
+        tasks: TaskDeclarations | None = None,
         plugins: Sequence[dict] | None = None,
         task_order: str = 'sequential',
         frozen_dtype: str | None = None,

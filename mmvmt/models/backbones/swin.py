@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mmvmt.adapters.base import SLOTS, Site
 from mmvmt.registry import MODELS
+from mmvmt.structures import TaskDeclarations
 
 from .adapted import AdaptedEncoder, Transition
 from .slots import Fills, Prompts, Size, Tails, branch, fill
@@ -125,7 +126,8 @@ class AdaptedSwin(AdaptedEncoder, SwinTransformer):
     frozen, as in mmseg.
 
     Args:
-        tasks: Names of the tasks, each once; None: one unnamed task.
+        tasks: Names of the tasks, each once, or their declarations, see :func:`~mmvmt.structures.declare_tasks`;
+            None: one unnamed task.
         plugins: Adapters to insert, in mmseg's convention: ``dict(cfg=dict(type='mmvmt.VMTAdapter', reduction=4),
             stages=(True, True, True, True), position='ffn')``. ``stages`` defaults to all, ``position`` (a slot or a
             list of slots) to the method's own.
@@ -149,7 +151,7 @@ class AdaptedSwin(AdaptedEncoder, SwinTransformer):
     def __init__(
         self,
         *args: Any,
-        tasks: Sequence[str] | None = None,
+        tasks: TaskDeclarations | None = None,
         plugins: Sequence[dict] | None = None,
         task_order: str = 'sequential',
         frozen_dtype: str | None = None,

@@ -19,10 +19,14 @@ class Entity:
     Args:
         class_id: VOC class, 0 for background.
         context_id: One of the 459 context classes.
+        yaw: Degrees that an object is turned about the vertical.
+        pose: Of a person, one of :data:`mmvmt.synthetic.people.POSES`.
     """
 
     class_id: int
     context_id: int
+    yaw: float = 0.0
+    pose: str | None = None
 
 
 @dataclass
@@ -58,7 +62,7 @@ class Builder:
     ) -> None:
         """Announce the next object; what is built after this belongs to it."""
         self.assembly.begin()
-        self.entities.append(Entity(class_id, context))
+        self.entities.append(Entity(class_id, context, yaw))
         self.turns.append(rotation(yaw, pitch, roll))
         self.shifts.append(at)
         self.factors.append(factor)
@@ -67,7 +71,7 @@ class Builder:
     def add_object(self, name: str, at: tuple[float, float, float], yaw: float, factor: float = 1, **turn) -> None:
         """Build an object of a VOC class."""
         self.add(VOC_IDS[name], context_id(name), at, yaw, factor, **turn)
-        OBJECTS[name](self.assembly, self.draw)
+        self.entities[-1].pose = OBJECTS[name](self.assembly, self.draw)
 
     def is_free(self, x: float, z: float, radius: float) -> bool:
         return all(math.hypot(x - p.x, z - p.z) > 0.85 * (radius + p.radius) for p in self.places)

@@ -14,7 +14,7 @@ from .people import person
 from .primitives import Assembly, Draw
 from .vehicles import aeroplane, bicycle, boat, bus, car, motorbike, train
 
-OBJECTS: dict[str, Callable[[Assembly, Draw], None]] = {
+OBJECTS: dict[str, Callable[[Assembly, Draw], str | None]] = {
     'aeroplane': aeroplane,
     'bicycle': bicycle,
     'bird': bird,
@@ -36,7 +36,7 @@ OBJECTS: dict[str, Callable[[Assembly, Draw], None]] = {
     'train': train,
     'tvmonitor': tvmonitor,
 }
-"""The function that builds an object of each VOC class."""
+"""The function that builds an object of each VOC class; that of a person returns the pose."""
 
 FOOTPRINTS: dict[str, tuple[float, float, float]] = {
     'aeroplane': (1.2, 1.4, 1.0),

@@ -111,7 +111,7 @@ def _step(point: tuple, direction: tuple, length: float) -> tuple[float, float, 
     return tuple(p + length * d for p, d in zip(point, direction))
 
 
-def person(a: Assembly, draw: Draw, pose: str | None = None, seat: float = 0.0) -> None:
+def person(a: Assembly, draw: Draw, pose: str | None = None, seat: float = 0.0) -> str:
     """Add a person who stands on the ground, or sits, and faces z.
 
     Args:
@@ -119,8 +119,12 @@ def person(a: Assembly, draw: Draw, pose: str | None = None, seat: float = 0.0) 
         draw: Random choices.
         pose: One of ``POSES``; None: any but ``'sitting'``, which needs ``seat``.
         seat: Height of the seat in metres, for ``'sitting'``.
+
+    Returns:
+        The pose.
     """
-    angles = draw_pose(pose or draw.pick(POSES[:-1]), draw)
+    pose = pose or draw.pick(POSES[:-1])
+    angles = draw_pose(pose, draw)
     skin = a.material(draw.vary(draw.pick(_SKINS), 0.04), specular=0.08)
     hair = a.material(draw.vary(draw.pick(_HAIRS), 0.04), specular=0.12)
     texture = draw.pick((SOLID, SOLID, STRIPES, STRIPES, DOTS, NOISE))
@@ -221,6 +225,7 @@ def person(a: Assembly, draw: Draw, pose: str | None = None, seat: float = 0.0) 
         a.part = _PART[name]
         a.sphere(on_head(x, 0, 0), (0.018, 0.034, 0.024), skin, nod)
     a.part = 0
+    return pose
 
 
 def _turned(inner: tuple, outer: tuple) -> tuple[float, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,9 +13,10 @@ from mmvmt.structures import NormalsAxes
 
 from . import raster
 from .classes import CONTEXT_IDS, PART_LABELS, PART_NAMES, PERSON, VOC_CLASSES
-from .primitives import Draw
+from .people import POSES
+from .primitives import TEXTURES, Draw
 from .raster import Hits, View
-from .scene import Scene, compose, compose_object
+from .scene import SETTINGS, Scene, compose, compose_object
 from .shading import Shader, sample_noise
 
 MIN_SIZE = 32
@@ -22,6 +24,21 @@ _CAMERA_AXES = NormalsAxes(x='right', y='up')
 _MAX_DEPTH = 100.0
 # Where the additional rays of pixels on outlines go, in pixels from the middle.
 _SHIFTS = ((0.31, 0.13), (-0.13, 0.31), (-0.31, -0.13), (0.13, -0.31))
+Attributes = dict[str, int | list[int]]
+ATTRIBUTES = dict(
+    subject=len(VOC_CLASSES) - 1,
+    presence=len(VOC_CLASSES) - 1,
+    count=5,
+    setting=len(SETTINGS),
+    view=8,
+    light=8,
+    color=11,
+    texture=len(TEXTURES),
+    pose=len(POSES),
+)
+"""What :func:`render_attributes` tells of a picture, and how many values each has: class of the most prominent object,
+classes of all, their number (the last: four or more), the surroundings, direction that the subject faces and that light
+comes from (eighths of a circle), the subject's colour and texture, a person's pose."""
 _PART_CLASS = np.array([0, *PART_LABELS.values()], np.uint8)
 
 
@@ -131,6 +148,33 @@ def render_object(class_id: int, seed: int | Sequence[int], size: int | Sequence
     return _Frame(compose_object(draw, VOC_CLASSES[class_id], width / height), draw, height, width).image()
 
 
+def render_attributes(seed: int | Sequence[int], size: int | Sequence[int] = 128) -> tuple[np.ndarray, Attributes]:
+    """Render a picture and what can be said of it in words, for pretraining: no map, nothing of single pixels.
+
+    Half of the pictures show a single object (as :func:`render_object`), half a scene of a few (as
+    :func:`render_scene`).
+
+    Args:
+        seed: Non-negative integer, or several; the same seed gives the same picture.
+        size: Pixels of a square's side, or (height, width), at least 32.
+
+    Returns:
+        ``(H, W, 3)`` uint8 RGB, and an index by each name of :data:`ATTRIBUTES`. The subject is the most prominent
+        object; what it has no value of (its pose, unless it is a person; everything, in a picture without an object) is
+        left out. ``presence`` is a list: the classes of all objects that cover 0.5 percent of the picture or more, less
+        one.
+
+    Raises:
+        ValueError: ``size`` or ``seed`` is out of range.
+    """
+    height, width = check_size(size)
+    draw = Draw(seed)
+    single = draw.chance(0.5)
+    name = draw.pick(VOC_CLASSES[1:])
+    scene = compose_object(draw, name, width / height) if single else compose(draw, width / height)
+    return _Frame(scene, draw, height, width).attributes()
+
+
 class _Frame:
     """One image of a scene: first hits of all pixels, and what derives from them."""
 
@@ -183,6 +227,33 @@ class _Frame:
             label_map=contexts[self._entity],
             objects=objects,
         )
+
+    def attributes(self) -> tuple[np.ndarray, Attributes]:
+        """The picture, and the index of each attribute that it has."""
+        scene, image = self._scene, self.image()
+        counts = np.bincount(self._entity.ravel(), minlength=len(scene.entities) + 1)
+        seen = [n for n, entity in enumerate(scene.entities) if entity.class_id and counts[n] >= 0.005 * counts.sum()]
+        toward = scene.lights.key
+        found: Attributes = dict(
+            count=min(len(seen), ATTRIBUTES['count'] - 1),
+            setting=SETTINGS.index(scene.setting),
+            light=_sector(math.degrees(math.atan2(toward[0], toward[2]))),
+        )
+        if seen:
+            masks = {n: self._entity == n for n in seen}
+            subject = max(seen, key=lambda n: counts[n] * self._centrality(masks[n]))
+            entity, mask = scene.entities[subject], masks[subject]
+            materials = self._prims.material[self._hits.primitive[mask.ravel()]]
+            found |= dict(
+                subject=entity.class_id - 1,
+                presence=sorted({scene.entities[n].class_id - 1 for n in seen}),
+                view=_sector(entity.yaw),
+                color=_color_name(image[mask].mean(0) / 255),
+                texture=int(scene.materials.texture[np.bincount(materials).argmax()]),
+            )
+            if entity.pose is not None:
+                found['pose'] = POSES.index(entity.pose)
+        return image, found
 
     def image(self) -> np.ndarray:
         """The picture, ``(H, W, 3)`` uint8 RGB."""
@@ -243,6 +314,17 @@ class _Frame:
             clear = np.float32(horizon) + np.float32(zenith - horizon) * blend
             color[channel] = clear + (np.float32(0.92) - clear) * cloud * np.float32(0.85)
         return color
+
+
+def _sector(degrees: float) -> int:
+    """Which eighth of the circle a direction is in; the first is centred on 0."""
+    return int((degrees + 22.5) % 360 // 45)
+
+
+def _color_name(rgb: np.ndarray) -> int:
+    """Index of a colour: 8 hues where it has one, then dark, middle and light grey."""
+    hue, saturation, value = colorsys.rgb_to_hsv(*rgb)
+    return int(hue * 8) % 8 if saturation > 0.2 else 8 + min(int(value * 3), 2)
 
 
 def _points(u: np.ndarray, v: np.ndarray, hits: Hits) -> np.ndarray:

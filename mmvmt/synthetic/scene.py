@@ -50,6 +50,7 @@ class Scene:
         field_of_view: Degrees across the longer side of the image.
         sky: ``(2, 3)`` linear RGB at horizon and zenith.
         clouds: Strength of clouds, 0 to 1.
+        setting: One of :data:`SETTINGS`.
     """
 
     prims: Primitives
@@ -63,6 +64,7 @@ class Scene:
     field_of_view: float
     sky: np.ndarray
     clouds: float
+    setting: str
 
 
 def _radius(name: str) -> float:
@@ -136,7 +138,7 @@ class _Composer:
         side = draw.uniform(-0.35, 0.35) if name == 'sofa' else 0.0
         s, c = math.sin(math.radians(yaw)), math.cos(math.radians(yaw))
         builder.add(PERSON, context_id('person'), (x + forward * s + side * c, 0, z + forward * c - side * s), yaw)
-        person(builder.assembly, draw, 'sitting', seat)
+        builder.entities[-1].pose = person(builder.assembly, draw, 'sitting', seat)
 
     def clutter(self, near: float, far: float) -> None:
         """Add a thing without a VOC class."""
@@ -172,6 +174,7 @@ class _Composer:
             field_of_view=self.field_of_view,
             sky=sky,
             clouds=clouds,
+            setting=self.setting,
         )
 
 

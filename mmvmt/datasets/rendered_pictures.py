@@ -16,13 +16,14 @@ from mmvmt.synthetic import render_attributes
 class RenderedPictures(Dataset):
     """Pictures of one or a few objects, none of which lies on a disk or comes twice.
 
-    A sample enters the pipeline with ``img``, ``(H, W, 3)`` uint8 BGR, ``img_shape``, ``ori_shape``, and ``gt_label``, the
-    attributes of :func:`mmvmt.synthetic.render_attributes` by name, as ``mmpretrain.PackMultiTaskInputs`` takes them.
+    A sample enters the pipeline with ``img``, ``(H, W, 3)`` uint8 BGR, ``img_shape``, ``ori_shape``, and ``gt_label``,
+    the attributes of :func:`mmvmt.synthetic.render_attributes` by name, as ``mmpretrain.PackMultiTaskInputs`` takes
+    them.
 
     Args:
         num_samples: Length of a pass. Picture ``n`` of the same seed is always the same.
-        size: Side of the pictures in pixels, at least 32; or ``[(0, 80), (1000, 160)]``: 80 for the first 1000, 160 from
-            there on. With a sampler that keeps the order, and a multiple of the batch size, that is a schedule.
+        size: Side of the pictures in pixels, at least 32; or ``[(0, 80), (1000, 160)]``: 80 for the first 1000, 160
+            from there on. With a sampler that keeps the order, and a multiple of the batch size, that is a schedule.
         seed: Non-negative integer. Pictures of different seeds have nothing in common.
         pipeline: Transforms.
         metainfo: Meta information.

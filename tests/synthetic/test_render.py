@@ -2,9 +2,12 @@ import numpy as np
 import pytest
 
 from mmvmt.datasets import normals_valid_ids
-from mmvmt.synthetic import Sample, render_object, render_scene
+from mmvmt.synthetic import ATTRIBUTES, Sample, render_attributes, render_object, render_scene
 from mmvmt.synthetic.classes import CONTEXT_IDS, PART_LABELS, PERSON, VOC_CLASSES, VOC_IDS
-from mmvmt.synthetic.render import check_size
+from mmvmt.synthetic.people import POSES
+from mmvmt.synthetic.primitives import Draw
+from mmvmt.synthetic.render import _color_name, _Frame, _sector, check_size
+from mmvmt.synthetic.scene import SETTINGS, compose
 
 
 @pytest.fixture(scope='module')
@@ -190,3 +193,71 @@ def test_sizes_are_height_and_width():
     assert check_size(40) == (40, 40)
     assert check_size((40, 50)) == (40, 50)
     assert isinstance(render_scene(0, (40, 50)), Sample)
+
+
+@pytest.fixture(scope='module')
+def described():
+    return [render_attributes((12, index), 48) for index in range(150)]
+
+
+def test_attributes_are_in_range_and_all_occur(described):
+    seen = {name: set() for name in ATTRIBUTES}
+    for image, attributes in described:
+        assert image.shape == (48, 48, 3)
+        assert image.dtype == np.uint8
+        for name, value in attributes.items():
+            seen[name].update(value if isinstance(value, list) else [value])
+        assert attributes['count'] >= min(len(attributes.get('presence', ())), 4)
+    for name, values in ATTRIBUTES.items():
+        assert seen[name] <= set(range(values)), name
+    for name in ('presence', 'setting', 'view', 'pose'):
+        assert seen[name] == set(range(ATTRIBUTES[name])), name
+    # Light falls in from the front half of the circle and its sides.
+    assert len(seen['light']) >= 4
+    assert len(seen['color']) >= 9
+
+
+@pytest.mark.parametrize('seed', range(6))
+def test_attributes_are_what_the_maps_show(seed):
+    def frame():
+        draw = Draw((13, seed))
+        return _Frame(compose(draw), draw, 96, 96)
+
+    sample, (image, attributes) = frame().sample(), frame().attributes()
+    assert image.tobytes() == sample.img.tobytes()
+    large = [item for item in sample.objects if item.mask.mean() >= 0.005]
+    assert attributes['presence'] == sorted({item.class_id - 1 for item in large})
+    assert attributes['count'] == min(len(large), 4)
+    salient = sample.semseg[sample.saliency > 0]
+    assert (salient == attributes['subject'] + 1).all()
+    assert ('pose' in attributes) == (attributes['subject'] + 1 == PERSON)
+    mean = sample.img[sample.saliency > 0].mean(0) / 255
+    assert attributes['color'] == _color_name(mean)
+
+
+def test_a_picture_without_an_object_says_nothing_of_one():
+    draw = Draw(1)
+    scene = compose(draw)
+    for entity in scene.entities:
+        entity.class_id = 0
+    _, attributes = _Frame(scene, draw, 48, 48).attributes()
+    assert set(attributes) == {'count', 'setting', 'light'}
+    assert attributes['count'] == 0
+    assert SETTINGS[attributes['setting']] == scene.setting
+
+
+def test_eighths_of_a_circle_and_names_of_colours():
+    assert [_sector(degrees) for degrees in (0, 22.4, 22.6, 90, 180, -45, 337.4, 337.6, 720)] == [
+        0,
+        0,
+        1,
+        2,
+        4,
+        7,
+        7,
+        0,
+        0,
+    ]
+    colors = [(1, 0, 0), (0, 1, 0), (0, 0, 1), (0.1, 0.1, 0.1), (0.5, 0.5, 0.5), (1, 1, 1)]
+    assert [_color_name(np.array(color)) for color in colors] == [0, 2, 5, 8, 9, 10]
+    assert ATTRIBUTES['pose'] == len(POSES)

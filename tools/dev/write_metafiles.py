@@ -22,6 +22,7 @@ TRAINING_DATA = {
     'pascal': 'PASCAL-Context, multi-task edition',
     'synthetic': 'rendered scenes',
     'classification': 'rendered objects',
+    'attributes': 'rendered objects',
     'ade20k': 'ADE20K',
 }
 ENCODERS = {

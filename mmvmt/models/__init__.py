@@ -5,11 +5,19 @@ operators('mmseg.models')
 
 from .backbones import AdaptedBackbone, AdaptedEncoder, AdaptedSwin, Columnar, Layout, register_layout
 from .data_preprocessor import MultiTaskDataPreProcessor
-from .losses import L1PixelLoss, PixelLoss, WeightedBCELoss
+from .losses import HuberPixelLoss, L1PixelLoss, L2PixelLoss, PixelLoss, WeightedBCELoss
 from .multi_task_encoder_decoder import MultiTaskEncoderDecoder
 from .multi_task_tta import MultiTaskTTAModel
 from .parameter_groups import GROUPS, parameter_groups
-from .task_heads import ClassesOutput, DeformableHead, DepthOutput, MLPHead, ProbabilityOutput, UnitVectorOutput
+from .task_heads import (
+    ClassesOutput,
+    DeformableHead,
+    DepthOutput,
+    MLPHead,
+    ProbabilityOutput,
+    UnitVectorOutput,
+    ValuesOutput,
+)
 
 __all__ = [
     'GROUPS',
@@ -20,7 +28,9 @@ __all__ = [
     'Columnar',
     'DeformableHead',
     'DepthOutput',
+    'HuberPixelLoss',
     'L1PixelLoss',
+    'L2PixelLoss',
     'Layout',
     'MLPHead',
     'MultiTaskDataPreProcessor',
@@ -29,6 +39,7 @@ __all__ = [
     'PixelLoss',
     'ProbabilityOutput',
     'UnitVectorOutput',
+    'ValuesOutput',
     'WeightedBCELoss',
     'parameter_groups',
     'register_layout',

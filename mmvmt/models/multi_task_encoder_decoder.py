@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -13,11 +13,13 @@ from mmengine.structures import PixelData
 from torch import Tensor, nn
 
 from mmvmt.registry import MODELS
-from mmvmt.structures import IGNORE_INDEX, TASKS, MultiTaskDataSample, check_tasks
+from mmvmt.structures import TASKS, MultiTaskDataSample, TaskDeclarations, check_tasks, declare_tasks
 
 from .gradients_at_once import loss_with_gradients
 from .losses import sum_of_losses
 from .model_checkpoint import check_model_checkpoint
+from .sliding import checked_test_cfg, slide
+from .task_heads import output_config
 from .training_subset import TrainingSubset
 
 TaskLosses = tuple[str, Tensor, dict[str, Tensor]]
@@ -30,8 +32,8 @@ class MultiTaskEncoderDecoder(BaseModel):
 
     Args:
         backbone: Config of an encoder that returns ``{task: maps}``. Its ``tasks`` are taken from ``heads``.
-        heads: ``{task: config of its head}``, in the order of the tasks. ``in_channels`` defaults to the encoder's
-            widths.
+        heads: ``{task: config of its head}``, in the order of the tasks, or one config for all ``tasks``.
+            ``in_channels`` defaults to the encoder's widths, ``output`` to what the task is declared with.
         data_preprocessor: Config of the data preprocessor.
         train_cfg: ``tasks``, the tasks that train, see :meth:`set_trained_tasks`; None: all.
         test_cfg: ``mode='whole'``, or ``mode='slide'`` with ``crop_size`` and ``stride`` as (height, width);
@@ -43,9 +45,11 @@ class MultiTaskEncoderDecoder(BaseModel):
             training starts from what fits of them, and the log says what was left out. Tests and resumed trainings are
             always strict.
         init_cfg: As in mmengine.
+        tasks: The tasks' declarations, see :func:`~mmvmt.structures.declare_tasks`; None: the package knows all of
+            them.
 
     Raises:
-        ValueError: A task is unknown, a head does not fit its task's kind of map, or ``train_cfg`` or ``test_cfg`` is
+        ValueError: A task is unknown or has no head, a head does not fit its task, or ``train_cfg`` or ``test_cfg`` is
             wrong.
     """
 
@@ -59,9 +63,15 @@ class MultiTaskEncoderDecoder(BaseModel):
         gradients_at_once: bool = True,
         strict_heads: bool = True,
         init_cfg: dict[str, Any] | None = None,
+        tasks: TaskDeclarations | None = None,
     ) -> None:
         super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
+        declared = None if tasks is None else declare_tasks(tasks)
+        if 'type' in heads and declared is not None:
+            heads = dict.fromkeys(declared, heads)
         self.tasks = check_tasks(heads)
+        if declared is not None and sorted(declared) != sorted(self.tasks):
+            raise ValueError(f'model.tasks {list(declared)} differ from the heads {list(self.tasks)}')
         backbone = dict(backbone)
         if tuple(backbone.setdefault('tasks', self.tasks)) != self.tasks:
             raise ValueError(f'backbone.tasks {list(backbone["tasks"])} differ from the heads {list(self.tasks)}')
@@ -70,7 +80,7 @@ class MultiTaskEncoderDecoder(BaseModel):
         for task, head in heads.items():
             self.heads[task] = self.build_head(task, head)
         self.train_cfg = train_cfg
-        self.test_cfg = self._checked_test_cfg(test_cfg)
+        self.test_cfg = checked_test_cfg(test_cfg)
         self.gradients_at_once = gradients_at_once
         self.strict_heads = strict_heads
         self.active_tasks = self.trained_tasks = self.tasks
@@ -86,20 +96,15 @@ class MultiTaskEncoderDecoder(BaseModel):
 
         Args:
             task: The task.
-            cfg: Config of the head; ``in_channels`` defaults to the encoder's widths.
+            cfg: Config of the head; ``in_channels`` and ``output`` have defaults, see the class.
 
         Raises:
-            ValueError: The head does not fit the task's kind of map.
+            ValueError: The head does not fit the task: its kind of map, channels or classes.
         """
-        cfg = dict(cfg)
+        cfg = dict(cfg, output=output_config(TASKS[task], cfg.get('output')))
         cfg.setdefault('in_channels', [self.backbone.num_features[i] for i in self.backbone.out_indices])
         head = MODELS.build(cfg)
-        kind = head.output.kind
-        if kind != TASKS[task].kind:
-            raise ValueError(
-                f'the head of task {task!r} puts out {kind!r} maps, but the task has {TASKS[task].kind!r} maps; '
-                f'change heads.{task}.output.type'
-            )
+        head.output.bind(TASKS[task])
         return head
 
     def set_active_tasks(self, tasks: Sequence[str] | None = None) -> None:
@@ -144,24 +149,6 @@ class MultiTaskEncoderDecoder(BaseModel):
             if task not in self.trained_tasks:
                 head.eval()
         return self
-
-    @staticmethod
-    def _checked_test_cfg(test_cfg: dict[str, Any] | None) -> dict[str, Any]:
-        cfg = dict(mode='whole', resolution='original') | dict(test_cfg or {})
-        if cfg['mode'] not in ('whole', 'slide'):
-            raise ValueError(f"test_cfg.mode must be 'whole' or 'slide', got {cfg['mode']!r}")
-        if cfg['resolution'] not in ('original', 'input'):
-            raise ValueError(f"test_cfg.resolution must be 'original' or 'input', got {cfg['resolution']!r}")
-        if cfg['mode'] == 'slide':
-            for key in ('crop_size', 'stride'):
-                value = cfg.get(key)
-                if value is None or len(value) != 2 or min(value) <= 0:
-                    raise ValueError(
-                        f'test_cfg.{key} must be a positive (height, width) with mode=slide, got {value!r}'
-                    )
-            if any(stride > crop for stride, crop in zip(cfg['stride'], cfg['crop_size'])):
-                raise ValueError(f'test_cfg.stride {cfg["stride"]} leaves gaps between crops of {cfg["crop_size"]}')
-        return cfg
 
     def forward(
         self, inputs: Tensor, data_samples: Sequence[MultiTaskDataSample] | None = None, mode: str = 'tensor'
@@ -268,7 +255,7 @@ class MultiTaskEncoderDecoder(BaseModel):
     def _check_values(self, task: str, target: Tensor, data_samples: Sequence[MultiTaskDataSample]) -> None:
         """Look for labels that are no class of the head."""
         classes = self.heads[task].output.channels
-        wrong = ((target >= classes) & (target != IGNORE_INDEX)).flatten(1)
+        wrong = ((target >= classes) & self.heads[task].output.task.known(target)[:, None]).flatten(1)
         if wrong.any():
             index = int(wrong.any(dim=1).nonzero()[0])
             label, sample = int(target[index].flatten()[wrong[index]][0]), data_samples[index]
@@ -319,8 +306,8 @@ class MultiTaskEncoderDecoder(BaseModel):
         for index, sample in enumerate(data_samples):
             pred = PixelData()
             for task in self.active_tasks:
-                resized = self.resize_logits(logits[task][index : index + 1], sample, self.size_of(sample))
-                pred.set_field(self.heads[task].predict(resized)[0], task)
+                of_image, size = logits[task][index : index + 1], self.size_of(sample)
+                pred.set_field(self.at_size(task, of_image, sample, size, self.heads[task].predict)[0], task)
             sample.pred = pred
         return list(data_samples)
 
@@ -332,47 +319,42 @@ class MultiTaskEncoderDecoder(BaseModel):
         """
         for task in self.active_tasks:
             self._check_declared(task, data_samples)
-        return self._slide(inputs) if self.test_cfg['mode'] == 'slide' else self._whole(inputs)
+        if self.test_cfg['mode'] == 'slide':
+            return slide(self._whole, inputs, self.test_cfg['crop_size'], self.test_cfg['stride'])
+        return self._whole(inputs)
 
     def size_of(self, sample: MultiTaskDataSample) -> tuple[int, int]:
         """Height and width of a sample's predictions, at the resolution that ``test_cfg`` asks for."""
         return tuple(sample.ori_shape if self.test_cfg['resolution'] == 'original' else sample.img_shape)
 
-    @staticmethod
-    def resize_logits(logits: Tensor, sample: MultiTaskDataSample, size: tuple[int, int]) -> Tensor:
-        """Cut the padding of a sample off its logits ``(1, C, H, W)``, and resize to (height, width)."""
+    def at_size(
+        self,
+        task: str,
+        logits: Tensor,
+        sample: MultiTaskDataSample,
+        size: tuple[int, int],
+        read: Callable[[Tensor], Tensor],
+    ) -> Tensor:
+        """What a sample's logits stand for, at another size, where displacements and disparities have other values.
+
+        Args:
+            task: The task.
+            logits: ``(1, C, H, W)`` of the padded picture; the padding is cut off.
+            sample: The sample.
+            size: Height and width wanted.
+            read: Turns logits into what they stand for.
+        """
         _, right, _, bottom = sample.get('padding_size', (0, 0, 0, 0))
         height, width = logits.shape[2] - bottom, logits.shape[3] - right
         logits = logits[:, :, :height, :width]
         if size != (height, width):
             logits = F.interpolate(logits.float(), size=size, mode='bilinear', align_corners=False)
-        return logits
+        return self.heads[task].output.task.rescaled(read(logits), width=size[1] / width, height=size[0] / height)
 
     def _whole(self, inputs: Tensor) -> dict[str, Tensor]:
         size = inputs.shape[2:]
         logits = self.encode_decode(inputs)
         return {t: F.interpolate(x.float(), size=size, mode='bilinear', align_corners=False) for t, x in logits.items()}
-
-    def _slide(self, inputs: Tensor) -> dict[str, Tensor]:
-        """Mean of the logits of overlapping crops; the last crop of a row or column is moved back inside."""
-        (crop_h, crop_w), (stride_h, stride_w) = self.test_cfg['crop_size'], self.test_cfg['stride']
-        batch, _, height, width = inputs.shape
-
-        def starts(length: int, crop: int, stride: int) -> list[int]:
-            count = max(length - crop + stride - 1, 0) // stride + 1
-            return [max(min(i * stride, length - crop), 0) for i in range(count)]
-
-        sums: dict[str, Tensor] = {}
-        visits = inputs.new_zeros(1, 1, height, width, dtype=torch.float32)
-        for top in starts(height, crop_h, stride_h):
-            for left in starts(width, crop_w, stride_w):
-                window = (..., slice(top, top + crop_h), slice(left, left + crop_w))
-                visits[window] += 1
-                for task, logits in self._whole(inputs[window]).items():
-                    if task not in sums:
-                        sums[task] = logits.new_zeros(batch, logits.shape[1], height, width)
-                    sums[task][window] += logits
-        return {task: total / visits for task, total in sums.items()}
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         # Every way of loading passes here, mmengine's non-strict one too, which would only warn.

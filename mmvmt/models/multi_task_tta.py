@@ -17,10 +17,11 @@ from mmvmt.structures import MultiTaskDataSample
 @MODELS.register_module()
 class MultiTaskTTAModel(BaseTTAModel):
     """Means over the augmentations of an image, per task: of class probabilities, of probabilities, of unit vectors
-    (brought back to unit length), of metres.
+    (brought back to unit length), of all other numbers.
 
     Predictions have the size, and samples the labels, of the first augmentation, which is not mirrored. Mirrored
-    predictions are turned back before they are merged, vectors with the sign of their x (y if upside down).
+    predictions are turned back before they are merged, directions and displacements with the sign of their x (y if
+    upside down).
 
     Args:
         module: A :class:`MultiTaskEncoderDecoder`, or its config.
@@ -57,8 +58,8 @@ class MultiTaskTTAModel(BaseTTAModel):
             for index, (sample, first, mean) in enumerate(zip(samples, firsts, means)):
                 for task, of_task in logits.items():
                     output = self.module.heads[task].output
-                    resized = self.module.resize_logits(of_task[index : index + 1], sample, self.module.size_of(first))
-                    scores = output.scores(resized)
+                    of_image, size = of_task[index : index + 1], self.module.size_of(first)
+                    scores = self.module.at_size(task, of_image, sample, size, output.scores)
                     if sample.get('flip'):
                         scores = output.mirror(scores, sample.get('flip_direction'))
                     mean[task] = mean.get(task, 0) + scores / number

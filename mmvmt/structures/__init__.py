@@ -3,7 +3,7 @@ from .map_files import encode_map, save_predictions
 from .multi_task_data_sample import MultiTaskDataSample
 from .normals_axes import NormalsAxes, warn_of_other_axes
 from .palettes import HUMAN_PARTS_PALETTE, voc_palette
-from .task import IGNORE_INDEX, Task
+from .task import IGNORE_INDEX, WIDE_IGNORE_INDEX, Task
 from .tasks import (
     TASKS,
     TaskDeclarations,
@@ -19,6 +19,7 @@ __all__ = [
     'HUMAN_PARTS_PALETTE',
     'IGNORE_INDEX',
     'TASKS',
+    'WIDE_IGNORE_INDEX',
     'MultiTaskDataSample',
     'NormalsAxes',
     'Task',

@@ -270,6 +270,34 @@ class Task:
         shape = (height, width) if self.channels == 1 else (height, width, self.channels)
         return np.full(shape, self.ignore, self.dtype)
 
+    def mirrored(self, values: np.ndarray | Tensor, x: bool = True, y: bool = False) -> np.ndarray | Tensor:
+        """What mirroring the picture makes of the values at a pixel, in place; pixels stay where they are.
+
+        Args:
+            values: Array ``(H, W, C)`` or tensor ``(..., C, H, W)``; without motion of any shape.
+            x: Whether columns are exchanged.
+            y: Whether rows are.
+        """
+        if self.motion in ('direction', 'displacement'):
+            channels_first = values.movedim(-3, 0) if isinstance(values, Tensor) else np.moveaxis(values, 2, 0)
+            for channel in [index for index, mirrored in enumerate((x, y)) if mirrored]:
+                channels_first[channel] *= -1
+        return values
+
+    def rescaled(self, values: np.ndarray | Tensor, width: float, height: float) -> np.ndarray | Tensor:
+        """What scaling the picture makes of the values at a pixel.
+
+        Args:
+            values: Array ``(H, W)`` or ``(H, W, C)``, or tensor ``(..., C, H, W)``.
+            width: Factor of the picture's width.
+            height: Factor of its height.
+        """
+        if self.motion == 'disparity':
+            return values * values.dtype.type(width) if isinstance(values, np.ndarray) else values * width
+        if self.motion == 'displacement' and isinstance(values, Tensor):
+            return values * values.new_tensor((width, height)).view(2, 1, 1)
+        return values * np.array((width, height), values.dtype) if self.motion == 'displacement' else values
+
     def axes_in(self, meta: Mapping[str, Any] | None) -> NormalsAxes | None:
         """Where x and y point.
 

@@ -38,6 +38,7 @@ def decode_loss(
     known: Tensor,
     weight: Tensor | None = None,
     over_ranks: bool = True,
+    ignore_index: int = IGNORE_INDEX,
 ) -> Tensor:
     """Value of a loss with the signature of mmseg's.
 
@@ -52,11 +53,12 @@ def decode_loss(
         known: ``(B, H, W)`` bool, the labelled pixels.
         weight: ``(B, H, W)``, of a pixel sampler.
         over_ranks: Whether ranks are asked for their numbers of pixels.
+        ignore_index: Label of unknown pixels.
 
     Returns:
         A scalar; zero, with a gradient of zero, where no pixel is labelled.
     """
-    options = _accepted(loss, dict(weight=weight, ignore_index=IGNORE_INDEX)) if target.dim() == 3 else {}
+    options = _accepted(loss, dict(weight=weight, ignore_index=ignore_index)) if target.dim() == 3 else {}
     if isinstance(loss, (CrossEntropyLoss, FocalLoss)) and loss.reduction == 'mean':
         divisor = _divisor(loss, logits, target, known)
         options['avg_factor'] = mean_over_ranks(divisor) if over_ranks else divisor

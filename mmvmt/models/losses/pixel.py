@@ -1,4 +1,4 @@
-"""Losses of binary, vector and metric maps, as means over the valid pixels of all ranks.
+"""Losses of binary maps and of maps of numbers, as means over the known pixels of all ranks.
 
 Dividing each rank's sum by its own count would weight pixels differently on several GPUs. Here the count is
 all-reduced: with DDP's averaging of gradients, N ranks then give exactly the gradients of one.
@@ -37,9 +37,10 @@ def unit_length(vectors: Tensor, shortest: float = 1e-12) -> Tensor:
 
 
 class PixelLoss(nn.Module):
-    """A loss that takes maps as data samples hold them, and is a mean over the valid pixels of all ranks by itself.
+    """A loss that takes maps as data samples hold them, and is a mean over the known pixels of all ranks by itself.
 
-    Losses that are none are called as mmseg's decode heads call theirs, see :func:`decode_loss`.
+    It is called with the logits and the target, both ``(B, C, H, W)``, and ``known``, ``(B, H, W)`` bool. Losses that
+    are none are called as mmseg's decode heads call theirs, see :func:`decode_loss`.
     """
 
     loss_name: str
@@ -73,9 +74,15 @@ class WeightedBCELoss(PixelLoss):
         self.loss_weight = loss_weight
         self.ignore_index = ignore_index
 
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Args: logits ``(B, 1, H, W)``; target ``(B, 1, H, W)`` of 0, 1 and ``ignore_index``. Returns a scalar."""
-        valid = target != self.ignore_index
+    def forward(self, logits: Tensor, target: Tensor, known: Tensor | None = None) -> Tensor:
+        """A scalar.
+
+        Args:
+            logits: ``(B, 1, H, W)``.
+            target: ``(B, 1, H, W)`` of 0, 1 and ``ignore_index``.
+            known: ``(B, H, W)``, pixels that count; None: those that are not ``ignore_index``.
+        """
+        valid = target != self.ignore_index if known is None else known[:, None]
         positive = target == 1
         counts = mean_over_ranks(torch.stack([valid.sum(), positive.sum()]))
         total = counts[0].clamp(min=1)
@@ -85,27 +92,85 @@ class WeightedBCELoss(PixelLoss):
         return self.loss_weight * loss / total
 
 
-@MODELS.register_module()
-class L1PixelLoss(PixelLoss):
-    """Mean absolute difference over the valid pixels and their channels.
+class DifferenceLoss(PixelLoss):
+    """Base of losses of the difference between prediction and target: means over the known pixels and their channels.
 
     Args:
         unit_vectors: Whether predictions are normalised to unit length first (surface normals).
         loss_weight: Factor of the loss.
     """
 
-    loss_name = 'loss_l1'
-
     def __init__(self, unit_vectors: bool = False, loss_weight: float = 1.0) -> None:
         super().__init__()
         self.unit_vectors = unit_vectors
         self.loss_weight = loss_weight
 
-    def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Args: prediction and target ``(B, C, H, W)``; a target pixel of only zeros is unknown. Returns a scalar."""
+    def of_difference(self, difference: Tensor) -> Tensor:
+        """The loss of every entry."""
+        raise NotImplementedError
+
+    def forward(self, prediction: Tensor, target: Tensor, known: Tensor | None = None) -> Tensor:
+        """A scalar.
+
+        Args:
+            prediction: ``(B, C, H, W)``.
+            target: Of the same shape.
+            known: ``(B, H, W)``, pixels that count; None: those whose target is not zero in all channels.
+        """
         prediction = prediction.float()
         if self.unit_vectors:
             prediction = unit_length(prediction)
-        valid = (target != 0).any(dim=1, keepdim=True)
+        valid = (target != 0).any(dim=1, keepdim=True) if known is None else known[:, None]
         entries = mean_over_ranks(valid.sum() * target.shape[1]).clamp(min=1)
-        return self.loss_weight * ((prediction - target).abs() * valid).sum() / entries
+        # Unknown values may be NaN, which no factor would undo.
+        difference = torch.where(valid, prediction - target, 0.0)
+        return self.loss_weight * self.of_difference(difference).sum() / entries
+
+
+@MODELS.register_module()
+class L1PixelLoss(DifferenceLoss):
+    """Mean absolute difference; arguments are those of :class:`DifferenceLoss`."""
+
+    loss_name = 'loss_l1'
+
+    def of_difference(self, difference: Tensor) -> Tensor:
+        """``|d|``."""
+        return difference.abs()
+
+
+@MODELS.register_module()
+class L2PixelLoss(DifferenceLoss):
+    """Mean squared difference; arguments are those of :class:`DifferenceLoss`."""
+
+    loss_name = 'loss_l2'
+
+    def of_difference(self, difference: Tensor) -> Tensor:
+        """``d^2``."""
+        return difference.square()
+
+
+@MODELS.register_module()
+class HuberPixelLoss(DifferenceLoss):
+    r"""Mean of Huber's function (1964): :math:`d^2 / 2` up to :math:`\delta`, linear beyond.
+
+    Args:
+        delta: :math:`\delta`, in the unit of the values.
+        unit_vectors: As in :class:`DifferenceLoss`.
+        loss_weight: Factor of the loss.
+
+    Raises:
+        ValueError: ``delta`` is not positive.
+    """
+
+    loss_name = 'loss_huber'
+
+    def __init__(self, delta: float = 1.0, unit_vectors: bool = False, loss_weight: float = 1.0) -> None:
+        super().__init__(unit_vectors, loss_weight)
+        if not delta > 0:
+            raise ValueError(f'delta must be positive, got {delta}')
+        self.delta = delta
+
+    def of_difference(self, difference: Tensor) -> Tensor:
+        r""":math:`d^2 / 2` where :math:`|d| \le \delta`, else :math:`\delta (|d| - \delta / 2)`."""
+        size = difference.abs()
+        return torch.where(size <= self.delta, size.square() / 2, self.delta * (size - self.delta / 2))

@@ -1,6 +1,14 @@
 from .deformable import DeformableHead
 from .mlp import MLPHead
-from .outputs import ClassesOutput, DepthOutput, ProbabilityOutput, TaskOutput, UnitVectorOutput
+from .outputs import (
+    ClassesOutput,
+    DepthOutput,
+    ProbabilityOutput,
+    TaskOutput,
+    UnitVectorOutput,
+    ValuesOutput,
+    output_config,
+)
 
 __all__ = [
     'ClassesOutput',
@@ -10,4 +18,6 @@ __all__ = [
     'ProbabilityOutput',
     'TaskOutput',
     'UnitVectorOutput',
+    'ValuesOutput',
+    'output_config',
 ]

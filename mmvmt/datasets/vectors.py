@@ -5,7 +5,6 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-_SUM = np.ones((1, 3), dtype=np.float32)
 _STRIP_PIXELS = 2**14
 
 
@@ -13,7 +12,7 @@ def known_vectors(vectors: np.ndarray) -> np.ndarray:
     """Where a map of vectors is known.
 
     Args:
-        vectors: ``(H, W, 3)`` float32, the zero vector where unknown.
+        vectors: ``(H, W, n)`` float32, the zero vector where unknown.
 
     Returns:
         ``(H, W)`` uint8, 0 or 1.
@@ -25,7 +24,7 @@ def unit_vectors(vectors: np.ndarray, shortest: float, known: np.ndarray | None 
     """Scale vectors to unit length, in place.
 
     Args:
-        vectors: ``(H, W, 3)`` float32, contiguous.
+        vectors: ``(H, W, n)`` float32, contiguous.
         shortest: Vectors that are not longer have no direction.
         known: ``(H, W)`` uint8; vectors where it is 0 count as unknown. None: all are known.
 
@@ -43,9 +42,9 @@ def unit_vectors(vectors: np.ndarray, shortest: float, known: np.ndarray | None 
         # A masked copy of all quotients, infinities among them, takes a fraction of a masked division.
         with np.errstate(divide='ignore'):
             factor = cv2.copyTo(np.divide(1, length), valid)
-        cv2.multiply(strip, cv2.merge([factor] * 3), dst=strip)
+        cv2.multiply(strip, cv2.merge([factor] * vectors.shape[2]), dst=strip)
     return vectors
 
 
 def _squared_lengths(vectors: np.ndarray) -> np.ndarray:
-    return cv2.transform(cv2.multiply(vectors, vectors), _SUM)
+    return cv2.transform(cv2.multiply(vectors, vectors), np.ones((1, vectors.shape[2]), np.float32))

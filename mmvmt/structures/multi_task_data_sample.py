@@ -11,9 +11,11 @@ class MultiTaskDataSample(BaseDataElement):
     Both are :class:`mmengine.structures.PixelData` whose fields are task names:
 
     - ``sample.gt.semseg``, ``human_parts``, ``saliency``, ``edge``: ``(1, H, W)`` uint8; ``normals``: ``(3, H, W)``
-      float32; ``depth``: ``(1, H, W)`` float32. See :class:`mmvmt.structures.Task` for what unknown pixels hold.
+      float32; ``depth``: ``(1, H, W)`` float32. See :class:`mmvmt.structures.Task` for the other kinds, and for what
+      unknown pixels hold.
     - ``sample.pred.semseg``, ``human_parts``: ``(1, H, W)`` uint8 class indices; ``saliency``, ``edge``: ``(1, H, W)``
-      float32 probabilities; ``normals``: ``(3, H, W)`` float32 unit vectors; ``depth``: ``(1, H, W)`` float32 metres.
+      float32 probabilities; ``normals``: ``(3, H, W)`` float32 unit vectors; ``depth``: ``(1, H, W)`` float32 metres;
+      values ``(C, H, W)`` float32.
 
     Meta information: ``img_id``, ``img_path``, ``ori_shape``, ``img_shape``, ``sample_idx``, and what transforms add.
     """

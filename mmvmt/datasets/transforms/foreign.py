@@ -22,7 +22,7 @@ from mmcv.transforms import BaseTransform
 from PIL import Image
 
 from mmvmt.datasets.seeding import seeded_rng
-from mmvmt.structures import TASKS, NormalsAxes, Task
+from mmvmt.structures import TASKS, Task
 
 from .formatting import PackMultiTaskInputs
 from .geometric import (
@@ -93,8 +93,9 @@ def follow_picture(pipeline: Any, inference: bool = False) -> Any:
 class FollowedTransform(BaseTransform):
     """Runs a transform and makes the label maps follow the picture.
 
-    Classes, masks and metres are taken from the nearest pixel, and are unknown where the transform fills in something;
-    vectors turn with the picture besides. A transform that treats ``gt_<task>`` itself is left to do so.
+    All maps are taken from the nearest pixel, and are unknown where the transform fills in something; directions turn
+    with the picture besides, displacements turn and scale, disparities scale. A transform that treats ``gt_<task>``
+    itself is left to do so.
 
     Args:
         wrapped: The transform.
@@ -187,7 +188,6 @@ class FollowedTransform(BaseTransform):
         handled = [task.name for task, label in before.items() if results.get(task.gt_key) is not label]
         if handled:
             raise self._refusal(results, f'moves gt_seg_map and changes the label map of {", ".join(handled)} too')
-        axes = NormalsAxes.of(results)
         for task, label in before.items():
             if label.shape[:2] != size:
                 raise self._refusal(
@@ -196,7 +196,7 @@ class FollowedTransform(BaseTransform):
                     f'{task.name} has {label.shape[0]} x {label.shape[1]}',
                 )
             try:
-                results[task.gt_key] = motion.carry(task, label, axes)
+                results[task.gt_key] = motion.carry(task, label, task.axes_in(results))
             except ValueError as error:
                 raise self._refusal(results, f'moves the picture so that {task.name} cannot follow: {error}') from error
 
@@ -303,18 +303,33 @@ def _plane(picture: Any) -> np.ndarray:
 
 
 def _map_like(task: Task, label: np.ndarray, pattern: np.ndarray) -> np.ndarray:
-    """The pattern as a label map: classes 0 and 1, 1 and 2 metres, or vectors at two angles to the viewer."""
+    """The pattern as a label map: classes 0 and 1, numbers 1 and 2, or vectors in two directions.
+
+    Normals stand at two angles to the viewer, which no motion of the picture changes.
+    """
     pattern = cv2.resize(pattern, label.shape[1::-1], interpolation=cv2.INTER_NEAREST_EXACT)
     if task.kind == 'vectors':
-        return np.where(pattern[..., None] > 0, (0, 0, 1), (0.6, 0, 0.8)).astype(label.dtype)
-    return pattern.astype(label.dtype) + (task.kind == 'metric')
+        first, second = ((1, 0), (0, 1)) if task.channels == 2 else ((0, 0, 1), (0.6, 0, 0.8))
+        return np.where(pattern[..., None] > 0, first, second).astype(label.dtype)
+    shown = pattern.astype(label.dtype) + (task.kind in ('metric', 'values'))
+    return shown if label.ndim == 2 else np.repeat(shown[..., None], label.shape[2], axis=2)
 
 
 def _pattern_of(task: Task, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The pattern that a label map shows, and where it is known."""
-    if task.kind == 'vectors':
-        return (label[..., 2] > 0.9).view(np.uint8), label.any(axis=2).view(np.uint8)
-    return (label > (task.kind == 'metric')).view(np.uint8), (label != task.ignore).view(np.uint8)
+    """The pattern that a label map shows, or its inverse, and where it is known."""
+    known = task.known(label)
+    if task.kind == 'vectors' and task.channels == 3:
+        shown = label[..., 2] > 0.9
+    elif task.kind == 'vectors':
+        # Two directions at a right angle: along the first one, or not.
+        shown = np.abs(label @ label[known][0]) > 0.7 if known.any() else known
+    elif task.kind in ('metric', 'values'):
+        # Values may scale and turn, all by the same factor.
+        size = np.abs(label) if label.ndim == 2 else np.linalg.norm(label, axis=2)
+        shown = size > (size[known].min() + size[known].max()) / 2 if known.any() else known
+    else:
+        shown = label > 0
+    return shown.view(np.uint8), known.view(np.uint8)
 
 
 def _agree(picture: np.ndarray, shown: np.ndarray, known: np.ndarray) -> bool:

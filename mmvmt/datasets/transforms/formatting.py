@@ -40,9 +40,9 @@ class PackMultiTaskInputs(BaseTransform):
     """Turn the results of a pipeline into what the model takes.
 
     Gives ``dict(inputs=image, data_samples=sample)``: the image as ``(3, H, W)`` uint8 tensor in BGR order, and a
-    :class:`mmvmt.structures.MultiTaskDataSample` whose ``gt`` has one field per label map present: ``(1, H, W)`` uint8
-    or float32, ``(3, H, W)`` float32 for vectors. Without label maps (inference) the sample has no ``gt``. A crop in
-    which no part of a person is left is ignored in human parts, like a whole image without any.
+    :class:`mmvmt.structures.MultiTaskDataSample` whose ``gt`` has one field per label map present: ``(C, H, W)``, of
+    the type that its kind of map has, see :class:`mmvmt.structures.Task`. Without label maps (inference) the sample has
+    no ``gt``. A crop in which no part of a person is left is ignored in human parts, like a whole image without any.
 
     Args:
         meta_keys: Keys of the results to keep as meta information; those that no transform has set are left out.

@@ -12,7 +12,6 @@ from mmcv.transforms import BaseTransform
 from mmcv.transforms.utils import cache_randomness
 
 from mmvmt.registry import TRANSFORMS
-from mmvmt.structures import NormalsAxes
 
 from .label_maps import (
     flip_label,
@@ -35,7 +34,7 @@ _TRUTHS = {'aligned': resize_label, 'published': resize_label_as_published}
 
 @TRANSFORMS.register_module()
 class MultiTaskRandomFlip(BaseTransform):
-    """Mirror left and right with a given probability. Normals change the sign of x.
+    """Mirror left and right with a given probability. Directions and displacements change the sign of x.
 
     Modified keys: ``img``, ``gt_*``. Added keys: ``flip``, ``flip_direction``.
 
@@ -66,9 +65,11 @@ class MultiTaskRandomFlip(BaseTransform):
 
 @TRANSFORMS.register_module()
 class MultiTaskRandomRotate(BaseTransform):
-    """Rotate about the centre of the image, keeping its size. Normals turn along, about the z axis, in their own axes.
+    """Rotate about the centre of the image, keeping its size. Directions (about the z axis) and displacements turn
+    along, in their own axes.
 
-    Required keys, where there are normals: ``normals_x``, ``normals_y``, see :class:`mmvmt.structures.NormalsAxes`.
+    Required keys, where there are vectors whose task does not declare its axes: ``normals_x``, ``normals_y``, see
+    :class:`mmvmt.structures.NormalsAxes`.
     What comes from outside the image is unknown in the label maps and ``pad_val`` in the image.
 
     Modified keys: ``img``, ``gt_*``. Added key: ``rotation`` (degrees, counter-clockwise).
@@ -100,23 +101,24 @@ class MultiTaskRandomRotate(BaseTransform):
         """Rotate or leave the sample.
 
         Raises:
-            KeyError: There are normals whose axes nobody has declared.
+            KeyError: There are vectors whose axes nobody has declared.
         """
         angle = results['rotation'] = self._draw()
         if angle == 0:
             return results
-        axes = NormalsAxes.of(results)
-        if axes is None and 'gt_normals' in results:
-            raise KeyError(
-                f'image {results.get("img_id")!r} has normals, but normals_x and normals_y do not say where their axes '
-                f"point, and so which way they turn; the data set declares them in its samples, as PASCALContextMT's "
-                f"metainfo=dict(normals_x='left', normals_y='up') does"
-            )
+        axes = {task: task.axes_in(results) for task in labelled_tasks(results)}
+        for task in axes:
+            if axes[task] is None and task.motion in ('direction', 'displacement'):
+                raise KeyError(
+                    f'image {results.get("img_id")!r} has {task.name}, but normals_x and normals_y do not say where '
+                    f'their axes point, and so which way they turn; the data set declares them in its samples, as '
+                    f"PASCALContextMT's metainfo=dict(normals_x='left', normals_y='up') does"
+                )
         height, width = results['img'].shape[:2]
         matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), angle, 1.0)
         results['img'] = rotate_channels(results['img'], matrix, self.pad_val)
-        for task in labelled_tasks(results):
-            results[task.gt_key] = rotate_label(task, results[task.gt_key], matrix, axes)
+        for task in axes:
+            results[task.gt_key] = rotate_label(task, results[task.gt_key], matrix, axes[task])
         return results
 
     def __repr__(self) -> str:
@@ -125,10 +127,11 @@ class MultiTaskRandomRotate(BaseTransform):
 
 @TRANSFORMS.register_module()
 class MultiTaskResize(BaseTransform):
-    """Resize the image bilinearly and every label map present by the rule of its kind.
+    """Resize the image bilinearly and every label map present by the rule of its kind and motion.
 
-    Depth keeps its metres. Modified keys: ``img``, ``img_shape``, ``gt_*``. Added keys: ``scale`` and
-    ``scale_factor`` (both width first), ``keep_ratio``, and ``truth`` where it is ``'published'``.
+    Depth keeps its metres; displacements and disparities scale along. Modified keys: ``img``, ``img_shape``, ``gt_*``.
+    Added keys: ``scale`` and ``scale_factor`` (both width first), ``keep_ratio``, and ``truth`` where it is
+    ``'published'``.
 
     Args:
         scale: Target size (width, height) in pixels, or one number for both.
@@ -181,7 +184,8 @@ class MultiTaskRandomScaleCrop(BaseTransform):
     """Scale by a random factor, cut out a random window, and pad at the right and the bottom what is too small.
 
     Only the window is resized, which gives the same picture as resizing everything first, up to the rounding of its
-    edges to whole source pixels. Depth keeps its metres. Padding is unknown in the label maps.
+    edges to whole source pixels. Depth keeps its metres; displacements and disparities scale along. Padding is unknown
+    in the label maps.
 
     Modified keys: ``img``, ``img_shape``, ``gt_*``. Added key: ``scale_factor`` (width first).
 

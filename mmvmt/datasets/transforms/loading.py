@@ -141,7 +141,7 @@ class LoadMultiTaskAnnotations(BaseTransform):
             if results.get('orientation', 1) != 1 and not results.get('upright', False):
                 self._watch.warn_turned(results['img_path'], results['orientation'])
         if results.get('drop_unlabelled', False) and not any(
-            (results[TASKS[name].gt_key] != TASKS[name].ignore).any() for name in tasks
+            TASKS[name].known(results[TASKS[name].gt_key]).any() for name in tasks
         ):
             return None
         if self.resize:

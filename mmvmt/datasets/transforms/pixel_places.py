@@ -5,10 +5,11 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
 from mmvmt.structures import NormalsAxes, Task
+
+from .label_maps import turn_values
 
 # Places begin above all values that a transform may fill in, such as 255.
 _FIRST = 1000
@@ -109,36 +110,43 @@ class PictureMotion(NamedTuple):
 
         Args:
             task: The task of the map.
-            label: ``(H, W)`` or ``(H, W, 3)``.
-            axes: Axes of vectors.
+            label: ``(H, W)`` or ``(H, W, C)``.
+            axes: Axes of directions and displacements.
 
         Returns:
-            ``(H', W')`` or ``(H', W', 3)``, from the nearest pixels, unknown where there was none.
+            ``(H', W')`` or ``(H', W', C)``, from the nearest pixels, unknown where there was none.
 
         Raises:
-            ValueError: The map holds vectors, and it is not known how they turn.
+            ValueError: Values turn or scale with the picture, and it is not known how.
         """
         known = self.source >= 0
         flat = label.reshape(-1, *label.shape[2:])
         moved = flat[np.where(known, self.source, 0)]
         moved[~known] = task.ignore
-        if task.kind != 'vectors':
+        if task.motion == 'none':
             return moved
-        turn = self._turn()
-        if np.array_equal(turn, np.eye(2)):
+        if task.motion == 'disparity':
+            return task.rescaled(moved, *np.linalg.norm(self._forward(), axis=0))
+        matrix = self._turn() if task.motion == 'direction' else self._forward()
+        if np.array_equal(matrix, np.eye(2)):
             return moved
         if axes is None:
             # Mirroring is the same in all axes.
-            if not np.array_equal(np.abs(turn), np.eye(2)):
+            if not np.array_equal(np.abs(matrix), np.eye(2)):
                 raise ValueError('normals_x and normals_y do not say where the axes of the normals point')
             axes = NormalsAxes()
-        return cv2.transform(moved, axes.turn(turn))
+        return turn_values(moved, axes, matrix)
+
+    def _forward(self) -> np.ndarray:
+        """``(2, 2)``, from steps (x, y) before to steps after; whole numbers where it is next to them."""
+        if self.matrix is None:
+            raise ValueError('it is bent, and what happens to the values is another thing everywhere')
+        forward = np.linalg.inv(self.matrix[:, :2])
+        return forward.round() if np.abs(forward - forward.round()).max() < 1e-3 else forward
 
     def _turn(self) -> np.ndarray:
         """The orthogonal part of the motion, ``(2, 2)``, from before to after."""
-        if self.matrix is None:
-            raise ValueError('it is bent, and the turn of vectors is another one everywhere')
-        forward = np.linalg.inv(self.matrix[:, :2])
+        forward = self._forward()
         # A turn before or behind a scaling along the axes leaves them at right angles on one of both sides.
         angles = [abs(square[0, 1]) / np.trace(square) for square in (forward @ forward.T, forward.T @ forward)]
         if min(angles) > _SHEAR:

@@ -1,4 +1,4 @@
-# VMT-Adapter, Swin-T, four tasks and semantic edges, which are written as pictures to be scored outside.
+# VMT-Adapter, Swin-T, ImageNet-1k encoder, four tasks of PASCAL-Context and semantic edges.
 _base_ = [
     '../_base_/models/swin_t_mlp.py',
     '../_base_/datasets/pascal_context_mt.py',
@@ -22,5 +22,9 @@ model = dict(
 train_dataloader = dict(dataset=dict(tasks=tasks))
 val_dataloader = dict(dataset=dict(tasks=tasks))
 test_dataloader = val_dataloader
-val_evaluator = dict(metrics=dict(edge=dict(type='mmvmt.EdgePictures', out_dir='work_dirs/swin_t_edge_pascal/edges')))
+val_evaluator = dict(
+    metrics=dict(edge=dict(type='mmvmt.EdgeMetric', num_workers=4)),
+    # None: what a single-task model reaches on edges is not known; train baselines/swin_t_single_edge_pascal.py for it.
+    references=dict(edge=None),
+)
 test_evaluator = val_evaluator

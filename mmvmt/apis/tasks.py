@@ -22,12 +22,6 @@ _OUTPUTS = {
     'vectors': 'mmvmt.UnitVectorOutput',
     'metric': 'mmvmt.DepthOutput',
 }
-_METRICS = {
-    'classes': 'mmvmt.IoUMetric',
-    'binary': 'mmvmt.SaliencyMetric',
-    'vectors': 'mmvmt.NormalsMetric',
-    'metric': 'mmvmt.DepthMetric',
-}
 _EVALUATORS = ('val_evaluator', 'test_evaluator')
 
 
@@ -169,11 +163,10 @@ def _set_data_tasks(cfg: Config, tasks: Sequence[str]) -> None:
 
 
 def _metric(task: str, head: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Config of the metric of a task; None for a task without a main figure."""
-    if TASKS[task].main_metric is None:
-        return None
-    metric = dict(type=_METRICS[TASKS[task].kind])
-    return metric | dict(num_classes=head['output']['num_classes']) if TASKS[task].kind == 'classes' else metric
+    """Config of the metric of a task; None for a task that has none."""
+    metric = TASKS[task].metric
+    counted = dict(num_classes=head['output']['num_classes']) if TASKS[task].kind == 'classes' else {}
+    return None if metric is None else metric | counted
 
 
 def _bare(model: Any) -> MultiTaskEncoderDecoder:

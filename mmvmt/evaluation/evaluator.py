@@ -45,14 +45,14 @@ class MultiTaskEvaluator(Evaluator):
 
     With ``references`` of the same protocol the results also hold ``delta/<task>``, the signed relative change of the
     task's main figure against a single-task model in percent, and ``delta_m``, their mean: positive is better. A task
-    without a main figure (edge) is left out.
+    without a main figure is left out, and so is one whose reference is None.
 
     Args:
         metrics: ``{task: config of its metric}``, or one metric or a list of metrics, each a config or built.
         protocol: ``'mti'`` or ``'mtlora'``.
         references: The main figure of the single-task model of each task, such as
-            ``dict(semseg=67.21, normals=17.97)``, or the path of a JSON file with such a dictionary or with
-            ``{'metrics': {'semseg/mIoU': 67.21, ...}}``.
+            ``dict(semseg=67.21, normals=17.97, edge=None)``, or the path of a JSON file with such a dictionary or with
+            ``{'metrics': {'semseg/mIoU': 67.21, ...}}``. None: there is none for that task.
         truth: ``'aligned'`` or ``'published'``: the truth of protocol ``'mtlora'``.
         references_protocol: What the figures in ``references`` were measured under, such as
             ``dict(protocol='mtlora', truth='published', size=(448, 448))``; None: the same as here. A results file says
@@ -93,13 +93,13 @@ class MultiTaskEvaluator(Evaluator):
         self._seen_sizes: set[tuple[int, int]] = set()
         self._check_prefixes()
 
-        tasks = {metric.prefix for metric in self.metrics if metric.prefix in TASKS}
+        tasks = {metric.prefix for metric in self.metrics if getattr(metric, 'scores', True)}
         self.compared_tasks = [task for task in TASKS if task in tasks and TASKS[task].main_metric]
         self.references: dict[str, float] | None = None
         self.reference_protocols: dict[str, Mapping[str, Any] | None] = {}
         if references is not None:
             self.references = load_references(references, self.compared_tasks)
-            self.reference_protocols = reference_protocols(references, self.compared_tasks, references_protocol)
+            self.reference_protocols = reference_protocols(references, list(self.references), references_protocol)
 
     def process(self, data_samples: Sequence[BaseDataElement | dict], data_batch: Any = None) -> None:
         """Check the protocol and hand a batch to every metric.
@@ -137,8 +137,8 @@ class MultiTaskEvaluator(Evaluator):
                 f'no result for task {", ".join(unscored)}: its metric gives no number. Check its label files, or take '
                 'the task out of the evaluator'
             )
-        if self.references is not None and self.compared_tasks and not self.foreign_references():
-            main_figures = {task: _main_figure(task, results) for task in self.compared_tasks}
+        if self.references and not self.foreign_references():
+            main_figures = {task: _main_figure(task, results) for task in self.references}
             changes = relative_changes(main_figures, self.references)
             results.update({f'delta/{task}': change for task, change in changes.items()})
             results['delta_m'] = delta_m(main_figures, self.references)
@@ -226,7 +226,7 @@ class MultiTaskEvaluator(Evaluator):
     def _format_report(self, results: Mapping[str, float], size: int) -> str:
         header = ['task', 'main figure', 'better', 'value']
         foreign = self.foreign_references()
-        compared = self.references is not None and not foreign
+        compared = bool(self.references) and not foreign
         if compared:
             header += ['reference', 'change %']
         header.append('further figures')
@@ -242,10 +242,11 @@ class MultiTaskEvaluator(Evaluator):
             if main:
                 row = [prefix, main, 'higher' if task.higher_is_better else 'lower', _number(figures.pop(main))]
             if compared:
-                known = main is not None and prefix in self.compared_tasks
+                known = main is not None and prefix in self.references
                 row += [_number(self.references[prefix]), f'{results[f"delta/{prefix}"]:+.2f}'] if known else ['', '']
                 if not known:
-                    notes.append(f'{prefix} has no main figure and does not enter Delta_m.')
+                    lacking = 'main figure' if main is None else 'reference'
+                    notes.append(f'{prefix} has no {lacking} and does not enter Delta_m.')
             rows.append([*row, '  '.join(f'{name} {_number(value)}' for name, value in figures.items())])
         if 'delta_m' in results:
             rows.append(['Delta_m', '', '', '', '', f'{results["delta_m"]:+.2f}', ''])

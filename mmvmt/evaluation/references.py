@@ -67,11 +67,11 @@ def load_references(references: Mapping[str, float] | str | Path, tasks: Sequenc
     Args:
         references: ``{task: main figure}``, or the path of a JSON file that holds such a dictionary or
             ``{'metrics': {'<task>/<main figure>': value}}``, as tools/test.py --out writes it. A dictionary may
-            name such a file per task instead of a value.
+            name such a file per task instead of a value, or None: there is no reference for that task.
         tasks: Tasks that need a reference.
 
     Returns:
-        ``{task: main figure}`` of the given tasks.
+        ``{task: main figure}`` of those of the given tasks that have one.
 
     Raises:
         FileNotFoundError: The file does not exist.
@@ -79,6 +79,7 @@ def load_references(references: Mapping[str, float] | str | Path, tasks: Sequenc
     """
     source = 'references'
     if isinstance(references, Mapping):
+        tasks = [task for task in tasks if task not in references or references[task] is not None]
         files = {task: path for task, path in references.items() if isinstance(path, (str, Path))}
         references = dict(references) | {task: load_references(path, [task])[task] for task, path in files.items()}
     else:
@@ -149,7 +150,7 @@ def _check_reference(task: str, references: Mapping[str, float], source: str = '
     if task not in references:
         raise ValueError(
             f'{source}: no value for task {task!r} ({TASKS[task].main_metric}); there are values for '
-            f'{sorted(references) or "no task"}: add it, or do not evaluate the task'
+            f'{sorted(references) or "no task"}: add it, or None if there is none, or do not evaluate the task'
         )
     value = references[task]
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -18,7 +18,7 @@ TASKS: dict[str, Task] = {
         Task('human_parts', 'classes', needs_foreground=True),
         Task('saliency', 'binary'),
         Task('normals', 'vectors'),
-        Task('edge', 'binary', metric=None, main_metric=None),
+        Task('edge', 'binary', metric=dict(type='mmvmt.EdgeMetric'), main_metric='odsF'),
         Task('depth', 'metric', unit='m'),
     )
 }

@@ -99,7 +99,7 @@ class TestDeltaM:
         [
             ({}, REFERENCES, 'empty'),
             ({'pose': 1.0}, {'pose': 1.0}, "unknown task 'pose'"),
-            ({'edge': 1.0}, {'edge': 1.0}, "'edge' has no main figure"),
+            ({'edge': 1.0}, {'edge': None}, "'edge' must be a positive number, got None"),
             ({'depth': 1.0}, REFERENCES, r"no value for task 'depth' \(rmse\)"),
             ({'depth': 1.0}, {'depth': 0}, "'depth' must be a positive number, got 0"),
             ({'depth': 1.0}, {'depth': '0.5'}, "'depth' must be a positive number, got '0.5'"),
@@ -211,6 +211,22 @@ def test_results_and_delta_m(tmp_path, samples):
     changes = [results[f'delta/{task}'] for task in REFERENCES]
     assert results['delta_m'] == pytest.approx(sum(changes) / 3)
     assert 'delta/edge' not in results
+
+
+def test_task_without_a_known_reference(samples, logged):
+    metrics = metric_configs() | {'edge': {'type': 'mmvmt.EdgeMetric'}}
+    with pytest.raises(ValueError, match=r"no value for task 'edge' \(odsF\); .* or None if there is none"):
+        build(metrics, references=REFERENCES)
+    known = run(build(metrics, references={**REFERENCES, 'edge': 50.0}), samples)
+    assert known['delta/edge'] == pytest.approx(100 * (known['edge/odsF'] - 50) / 50)
+    assert known['delta_m'] == pytest.approx(sum(known[f'delta/{task}'] for task in TASKS) / 4)
+    evaluator = build(metrics, references={**REFERENCES, 'edge': None}, references_protocol={'protocol': 'mti'})
+    unknown = run(evaluator, samples)
+    assert 'delta/edge' not in unknown
+    assert unknown['delta_m'] == pytest.approx(sum(unknown[f'delta/{task}'] for task in REFERENCES) / 3)
+    assert 'edge has no reference and does not enter Delta_m.' in logged[-1]
+    only_edge = build({'edge': metrics['edge']}, references={'edge': None})
+    assert not [key for key in run(only_edge, samples) if 'delta' in key]
 
 
 def test_without_references_there_is_no_delta(tmp_path, samples):

@@ -1,8 +1,17 @@
 from .base import RunningMetric
 from .depth_metric import DepthMetric
+from .edge_metric import EdgeMetric
 from .edge_pictures import EdgePictures
 from .iou_metric import IoUMetric
 from .normals_metric import NormalsMetric
 from .saliency_metric import SaliencyMetric
 
-__all__ = ['DepthMetric', 'EdgePictures', 'IoUMetric', 'NormalsMetric', 'RunningMetric', 'SaliencyMetric']
+__all__ = [
+    'DepthMetric',
+    'EdgeMetric',
+    'EdgePictures',
+    'IoUMetric',
+    'NormalsMetric',
+    'RunningMetric',
+    'SaliencyMetric',
+]

@@ -33,6 +33,9 @@ class RunningMetric(BaseMetric):
     kind: str
     """Kind of label maps that the metric scores, see :class:`mmvmt.structures.Task`."""
 
+    scores = True
+    """Whether the metric computes the main figure of its tasks."""
+
     def __init__(self, task: str, prefix: str | None = None) -> None:
         check_tasks([task])
         if TASKS[task].kind != self.kind:

@@ -1,4 +1,4 @@
-"""Edges are scored outside, by a boundary benchmark: this writes the pictures that it reads."""
+"""Edges as pictures, for a boundary benchmark outside that reads them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .base import RunningMetric, State, check_finite, image_name
 class EdgePictures(RunningMetric):
     """Writes the edge probability of every image as an 8-bit PNG, ``<out_dir>/<img_id>.png``: 255 is probability 1.
 
-    Needs no truth. Every rank writes the images that it sees. Result: ``pictures``, their number.
+    For those who score edges by a toolbox of their own; :class:`EdgeMetric` scores them here. Needs no truth. Every rank writes the images that it sees. Result: ``pictures``, their number.
 
     Args:
         out_dir: Folder to write to; made when the first picture is written.
@@ -28,6 +28,7 @@ class EdgePictures(RunningMetric):
     """
 
     kind = 'binary'
+    scores = False
 
     def __init__(self, out_dir: str, task: str = 'edge', prefix: str | None = None) -> None:
         super().__init__(task, prefix)

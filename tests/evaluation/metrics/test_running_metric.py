@@ -7,9 +7,9 @@ from distributed import run_ranks
 from evaluation_samples import NUM_CLASSES, make_sample, random_samples, score
 from mmengine.dataset import DefaultSampler
 
-from mmvmt.evaluation import DepthMetric, EdgePictures, IoUMetric, NormalsMetric, SaliencyMetric
+from mmvmt.evaluation import DepthMetric, EdgeMetric, EdgePictures, IoUMetric, NormalsMetric, SaliencyMetric
 
-TASKS = ('semseg', 'human_parts', 'saliency', 'normals', 'depth')
+TASKS = ('semseg', 'human_parts', 'saliency', 'normals', 'depth', 'edge')
 
 
 def build_metrics():
@@ -19,6 +19,7 @@ def build_metrics():
         SaliencyMetric(),
         NormalsMetric(),
         DepthMetric(),
+        EdgeMetric(thresholds=9, max_dist=0.1),
     ]
 
 

@@ -84,8 +84,8 @@ def count_boundaries(
 def suppress_non_maxima(probability: np.ndarray, border: int = 5, lowest: float = 0.0) -> np.ndarray:
     r"""Keep the probability where it is the largest across its boundary, and set it to 0 elsewhere.
 
-    As it is done before edge detectors are benchmarked (Dollár and Zitnick, TPAMI 2015): with :math:`O` the map smoothed
-    by a triangle of radius 4, the normal of a boundary is at the angle
+    As it is done before edge detectors are benchmarked (Dollár and Zitnick, TPAMI 2015): with :math:`O` the map
+    smoothed by a triangle of radius 4, the normal of a boundary is at the angle
     :math:`\arctan(-\mathrm{sign}(O_{xy})\,O_{yy} / O_{xx})`, and a pixel is kept where 1.01 times its probability
     reaches those one pixel away along the normal on both sides, interpolated linearly.
 
@@ -186,7 +186,7 @@ class _Matching:
 
     Of a matching, shortest augmenting paths make a maximum one, and they are what a flow of units finds: from a source
     to rows without a partner, on to other columns and from a column back to its own row, from columns without a
-    partner to a sink. SciPy's :func:`~scipy.sparse.csgraph.maximum_bipartite_matching` takes minutes on some boundaries.
+    partner to a sink. SciPy's :func:`~scipy.sparse.csgraph.maximum_bipartite_matching` takes minutes on some maps.
 
     Args:
         pairs: Which of N rows may be matched with which of M columns.

@@ -40,7 +40,9 @@ def suppressed_pixel_by_pixel(probability, border):
         top, left = min(int(y), height - 2), min(int(x), width - 2)
         v, u = y - top, x - left
         corners = probability[top : top + 2, left : left + 2].astype(float)
-        return (1 - v) * ((1 - u) * corners[0, 0] + u * corners[0, 1]) + v * ((1 - u) * corners[1, 0] + u * corners[1, 1])
+        return (1 - v) * ((1 - u) * corners[0, 0] + u * corners[0, 1]) + v * (
+            (1 - u) * corners[1, 0] + u * corners[1, 1]
+        )
 
     smooth = np.array([[smoothed(y, x) for x in range(width)] for y in range(height)])
     along_x, along_y = slope(smooth, 1), slope(smooth, 0)

@@ -11,6 +11,7 @@ from tiny import perturb
 from mmvmt.apis.tasks import enlarged_config, head_config, training_config
 from mmvmt.apis.weights import build_model, load_weights
 from mmvmt.models.checkpoint import read_checkpoint
+from mmvmt.structures import TASKS, Task
 
 OLD_TASKS = ('semseg', 'human_parts', 'saliency', 'normals')
 OPTIONS = [
@@ -160,7 +161,14 @@ def test_references_go_where_they_lack_the_new_task(tiny_config):
         enlarged_config(cfg, 'depth', head)
 
 
-def test_a_task_without_a_main_figure_trains_without_validation(tiny_config):
+def test_each_task_gets_its_own_metric(tiny_config):
+    cfg = Config.fromfile(tiny_config)
+    enlarged = enlarged_config(cfg, 'edge', head_config(cfg, 'edge'))
+    assert enlarged.val_evaluator.metrics.edge == dict(type='mmvmt.EdgeMetric')
+
+
+def test_a_task_without_a_main_figure_trains_without_validation(tiny_config, monkeypatch):
+    monkeypatch.setitem(TASKS, 'edge', Task('edge', 'binary', metric=None, main_metric=None))
     cfg = Config.fromfile(tiny_config)
     enlarged = enlarged_config(cfg, 'edge', head_config(cfg, 'edge'))
     assert list(enlarged.val_evaluator.metrics) == list(OLD_TASKS)

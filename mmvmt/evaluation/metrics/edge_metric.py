@@ -42,8 +42,8 @@ class EdgeMetric(RunningMetric):
     Args:
         task: ``'edge'``, or another task with binary maps.
         thresholds: Their number K, evenly spaced at 1 / (K + 1), ..., K / (K + 1), or increasing numbers in (0, 1].
-        max_dist: Largest distance of matching pixels, relative to the image's diagonal. Published figures are for 0.0075
-            on PASCAL-Context and for 0.011 on NYUD-v2.
+        max_dist: Largest distance of matching pixels, relative to the image's diagonal. Published figures are for
+            0.0075 on PASCAL-Context and for 0.011 on NYUD-v2.
         border: Width in pixels of the frame inside which predictions fade, see
             :func:`mmvmt.evaluation.boundaries.suppress_non_maxima`.
         num_workers: Processes that match images beside the model; 0: the images are matched in turn.
@@ -108,9 +108,7 @@ class EdgeMetric(RunningMetric):
             self._pool = ProcessPoolExecutor(self.num_workers, multiprocessing.get_context(), cv2.setNumThreads, (1,))
         if len(self._pending) == _QUEUE * self.num_workers:
             self._add(state, self._pending.popleft().result())
-        self._pending.append(
-            self._pool.submit(count_boundaries, *maps, self.thresholds, self.max_dist, self.border)
-        )
+        self._pending.append(self._pool.submit(count_boundaries, *maps, self.thresholds, self.max_dist, self.border))
 
     def evaluate(self, size: int) -> dict[str, float]:
         """Wait for the workers, and go on as :meth:`RunningMetric.evaluate`."""

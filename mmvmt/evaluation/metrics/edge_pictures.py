@@ -19,7 +19,8 @@ from .base import RunningMetric, State, check_finite, image_name
 class EdgePictures(RunningMetric):
     """Writes the edge probability of every image as an 8-bit PNG, ``<out_dir>/<img_id>.png``: 255 is probability 1.
 
-    For those who score edges by a toolbox of their own; :class:`EdgeMetric` scores them here. Needs no truth. Every rank writes the images that it sees. Result: ``pictures``, their number.
+    For those who score edges by a toolbox of their own; :class:`EdgeMetric` scores them here. Needs no truth. Every
+    rank writes the images that it sees. Result: ``pictures``, their number.
 
     Args:
         out_dir: Folder to write to; made when the first picture is written.

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -59,7 +61,7 @@ def figures_by_brute_force(samples, thresholds, max_dist, border):
         curve.setdefault(matched / true, matched / predicted if predicted else 1.0)
     recalls, ap = sorted(curve), 0.0
     for recall in np.arange(101) / 100:
-        for low, high in zip(recalls, recalls[1:]):
+        for low, high in itertools.pairwise(recalls):
             if low <= recall <= high:
                 share = (recall - low) / (high - low)
                 ap += ((1 - share) * curve[low] + share * curve[high]) / 100

@@ -45,6 +45,8 @@ TRANSFORMS = Registry('transform', parent=MMENGINE_TRANSFORMS, scope=_SCOPE, loc
 DATA_SAMPLERS = Registry(
     'data sampler', parent=MMENGINE_DATA_SAMPLERS, scope=_SCOPE, locations=['mmvmt.datasets.samplers']
 )
+# Readers of label maps: a root of its own, because one is built for a task of a data set.
+LABEL_READERS = Registry('label reader', scope=_SCOPE, locations=['mmvmt.datasets'])
 
 # mmvmt.evaluation
 METRICS = Registry('metric', parent=MMENGINE_METRICS, scope=_SCOPE, locations=['mmvmt.evaluation'])

@@ -30,7 +30,7 @@ def check_cache_dir(cache_dir: str, data_root: str) -> str:
     """
     cache_dir = osp.abspath(osp.expanduser(cache_dir))
     root = osp.realpath(data_root)
-    if osp.commonpath([root, osp.realpath(cache_dir)]) == root:
+    if data_root and osp.commonpath([root, osp.realpath(cache_dir)]) == root:
         raise ValueError(
             f'cache_dir {cache_dir!r} lies inside data_root {data_root!r}, into which nothing is written; '
             'choose a folder outside of it'

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 from scipy.io import loadmat
 
-_PNG_END = b'IEND\xaeB`\x82'
+_PNG_BEGIN, _PNG_END = b'\x89PNG\r\n\x1a\n', b'IEND\xaeB`\x82'
+
+
+class NoSuchArrayError(ValueError):
+    """A file has no array of a name, or several where one was expected."""
 
 
 def read_bytes(path: str) -> bytes:
@@ -58,14 +62,48 @@ def decode_picture(
         raise ValueError(
             f'cannot decode {path}{size}: {reason}; it is truncated or no picture, fetch that file again'
         ) from error
-    # Pillow is content once all pixels are there; a PNG without its end was cut while it was written.
-    if picture.format == 'PNG' and isinstance(data, bytes) and _PNG_END not in data:
-        raise ValueError(f'cannot decode {path}{size}: PNG truncated before its end, fetch it again')
+    if picture.format == 'PNG' and isinstance(data, bytes):
+        check_png_end(path, data)
     return picture
 
 
-def read_mat(path: str, variable: str) -> np.ndarray:
+def check_png_end(path: str, data: bytes) -> None:
+    """Refuse a PNG that was cut while it was written: decoders are content once all pixels are there.
+
+    Raises:
+        ValueError: It is one.
+    """
+    if data.startswith(_PNG_BEGIN) and _PNG_END not in data:
+        raise ValueError(f'cannot decode {path} ({len(data)} bytes): PNG truncated before its end, fetch it again')
+
+
+def only_key(path: str, names: Sequence[str], key: str | None) -> str:
+    """The name of an array in a file of several.
+
+    Args:
+        path: The file, for the error.
+        names: What it has.
+        key: The name that is wanted; None: the only one.
+
+    Raises:
+        NoSuchArrayError: It has no such array, or there is more than one to choose from.
+    """
+    if key is None and len(names) == 1:
+        return names[0]
+    if key not in names:
+        wanted = 'several arrays, or none' if key is None else f'no variable {key!r}'
+        raise NoSuchArrayError(
+            f'{path} has {wanted}; it has {sorted(names)}: name one as key, or fetch that file again'
+        )
+    return key
+
+
+def read_mat(path: str, variable: str | None) -> np.ndarray:
     """A variable of a MATLAB 5 file.
+
+    Args:
+        path: The file.
+        variable: Its name; None: the only one.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -73,13 +111,12 @@ def read_mat(path: str, variable: str) -> np.ndarray:
     """
     data = read_bytes(path)
     try:
-        variables = loadmat(io.BytesIO(data), variable_names=[variable])
+        variables = loadmat(io.BytesIO(data), variable_names=None if variable is None else [variable])
     # SciPy's reader meets damage with whatever its next operation raises: ValueError, TypeError, zlib.error, ...
     except Exception as error:
         raise ValueError(
             f'cannot read {path} ({len(data)} bytes) as a MATLAB file: {error}; it is truncated or no MATLAB 5 file, '
             'fetch that file again'
         ) from error
-    if variable not in variables:
-        raise ValueError(f'{path} has no variable {variable!r}; fetch that file again')
-    return variables[variable]
+    names = [name for name in variables if not name.startswith('__')]
+    return variables[only_key(path, names, variable)]

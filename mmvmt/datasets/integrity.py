@@ -12,6 +12,7 @@ import numpy as np
 
 from .axes import axes_evidence
 from .pascal_context_mt import PASCALContextMT
+from .patterns import folder_of
 from .plausibility import LabelStatistics
 from .transforms import LoadMultiTaskImage
 from .transforms.loading import load_labels
@@ -22,6 +23,7 @@ class FileReport(LabelStatistics):
     """What was found in the files of one kind, the images or a task, summed over samples."""
 
     files: int = 0
+    unlabelled: int = 0
     missing: list[str] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
     folders: Counter = field(default_factory=Counter)
@@ -30,6 +32,7 @@ class FileReport(LabelStatistics):
         """Add the findings of other samples."""
         super().add(other)
         self.files += other.files
+        self.unlabelled += other.unlabelled
         self.missing += other.missing
         self.unreadable += other.unreadable
         self.folders += other.folders
@@ -48,7 +51,7 @@ def describe_layout(root: Path) -> tuple[bool, str]:
         line = 'PASCAL_MT: PASCAL-Context for several tasks, in the layout of ASTMT'
         if (root / 'synthetic.json').is_file():
             line = 'synthetic scenes in the layout of PASCAL_MT; synthetic.json says how they were made'
-        semseg = [name for name in PASCALContextMT.FOLDERS['semseg'] if (root / name).is_dir()]
+        semseg = [name for name in map(folder_of, PASCALContextMT.LABELS['semseg']) if (root / name).is_dir()]
         origin = f'semseg from {", else ".join(semseg)}' if semseg else 'without semseg'
         return True, f'{line} ({origin})'
     if {'images', 'gt_sets'} <= names:
@@ -87,6 +90,9 @@ def check_sample(info: dict, deep: bool, upright: bool = False) -> dict[str, Fil
     image = reports['image']
     image.missing = _missing(info['img_path'])
     for task in info['tasks']:
+        if info['label_paths'][task] is None:
+            reports[task].unlabelled += 1
+            continue
         paths = _paths(info['label_paths'][task])
         reports[task].missing = _missing(*paths)
         if not reports[task].missing:
@@ -104,7 +110,7 @@ def check_sample(info: dict, deep: bool, upright: bool = False) -> dict[str, Fil
     for name, edge in zip(('height', 'width'), results['ori_shape']):
         image.add_range(name, edge, edge)
 
-    present = [task for task in info['tasks'] if not reports[task].missing]
+    present = [task for task in info['tasks'] if not reports[task].missing and not reports[task].unlabelled]
     # All at once shares files between tasks; one by one finds the task to blame.
     if _load(results, present, reports) is not None:
         for task in present:

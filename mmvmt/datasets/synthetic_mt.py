@@ -30,8 +30,8 @@ class SyntheticMT(PASCALContextMT):
     """
 
     METAINFO = PASCALContextMT.METAINFO | {'dataset_type': 'synthetic_mt'}
-    FOLDERS = PASCALContextMT.FOLDERS | {'depth': ('depth',)}
-    TASKS = tuple(FOLDERS)
+    LABELS = PASCALContextMT.LABELS | {'depth': 'depth/{id}.npy'}
+    TASKS = tuple(LABELS)
 
     def __init__(self, data_root: str, *args: Any, metainfo: Mapping | None = None, **kwargs: Any) -> None:
         super().__init__(data_root, *args, metainfo={**_declared(Path(data_root)), **(metainfo or {})}, **kwargs)

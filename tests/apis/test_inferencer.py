@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from hostile import write_hostile
+from label_maps import read_label
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from pascal_mt_folder import save_photo
@@ -457,13 +458,13 @@ def test_damaged_pictures_in_memory_are_named(inferencer):
 def test_saved_maps_are_read_as_labels(inferencer, folder, tmp_path):
     maps = inferencer(folder / 'a.PNG', out_dir=tmp_path)
     files = {task: str(tmp_path / task / ('a.npy' if task == 'depth' else 'a.png')) for task in SIX_TASKS}
-    np.testing.assert_array_equal(formats.read_semseg(files['semseg']), maps['semseg'])
-    np.testing.assert_array_equal(formats.read_semseg(files['human_parts'], num_classes=7), maps['human_parts'])
+    np.testing.assert_array_equal(read_label('semseg', files['semseg']), maps['semseg'])
+    np.testing.assert_array_equal(read_label('human_parts', files['human_parts'], 7), maps['human_parts'])
     for task in ('saliency', 'edge'):
-        np.testing.assert_array_equal(formats.read_saliency(files[task]), np.rint(maps[task] * 255) > 127)
+        np.testing.assert_array_equal(read_label(task, files[task]), np.rint(maps[task] * 255) > 127)
     normals = formats.read_normals(files['normals'])
     np.testing.assert_allclose(normals.transpose(2, 0, 1), maps['normals'], atol=0.01)
-    np.testing.assert_array_equal(formats.read_depth(files['depth']), maps['depth'])
+    np.testing.assert_array_equal(read_label('depth', files['depth']), maps['depth'])
 
 
 @pytest.mark.parametrize('device', ['gpu', 'cuda:99'])

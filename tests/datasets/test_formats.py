@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from label_maps import read_label
 from pascal_mt_folder import FLOOR, SKY, WALL, rectangle, write_parts
 from PIL import Image
 from scipy.io import savemat
@@ -54,8 +55,8 @@ def random_png(path, mode='RGB'):
 @pytest.mark.parametrize(
     'read',
     [
-        formats.read_semseg,
-        formats.read_saliency,
+        lambda path: read_label('semseg', path),
+        lambda path: read_label('saliency', path),
         formats.read_normals,
         formats.read_context_labels,
         lambda path: formats.read_human_parts(path, SHAPE),
@@ -76,7 +77,7 @@ def test_semseg_reads_indices(tmp_path, palette):
     if palette:
         picture.putpalette(list(range(256)) * 3)
     picture.save(tmp_path / 'a.png')
-    np.testing.assert_array_equal(formats.read_semseg(str(tmp_path / 'a.png')), labels)
+    np.testing.assert_array_equal(read_label('semseg', tmp_path / 'a.png', 21), labels)
 
 
 def test_semseg_class_out_of_range(tmp_path):
@@ -84,14 +85,14 @@ def test_semseg_class_out_of_range(tmp_path):
     labels[4, 3] = 21
     Image.fromarray(labels).save(tmp_path / 'a.png')
     with pytest.raises(ValueError, match=r'a\.png holds the class 21 at pixel \(x=3, y=4\).*0 to 20'):
-        formats.read_semseg(str(tmp_path / 'a.png'))
+        read_label('semseg', tmp_path / 'a.png', 21)
 
 
-@pytest.mark.parametrize('read', [formats.read_semseg, formats.read_saliency])
-def test_colour_picture_instead_of_labels(tmp_path, read):
+@pytest.mark.parametrize('task', ['semseg', 'saliency'])
+def test_colour_picture_instead_of_labels(tmp_path, task):
     random_png(tmp_path / 'a.png')
     with pytest.raises(ValueError, match=r"a\.png is a picture of mode 'RGB'"):
-        read(str(tmp_path / 'a.png'))
+        read_label(task, tmp_path / 'a.png')
 
 
 def test_grey_picture_instead_of_normals(tmp_path):
@@ -102,7 +103,7 @@ def test_grey_picture_instead_of_normals(tmp_path):
 
 def test_saliency_is_foreground_above_one_half(tmp_path):
     Image.fromarray(np.array([[0, 127, 128, 255]], dtype=np.uint8)).save(tmp_path / 'a.png')
-    np.testing.assert_array_equal(formats.read_saliency(str(tmp_path / 'a.png')), [[0, 0, 1, 1]])
+    np.testing.assert_array_equal(read_label('saliency', tmp_path / 'a.png'), [[0, 0, 1, 1]])
 
 
 def test_normals_decode_to_unit_vectors(tmp_path):
@@ -219,7 +220,7 @@ def test_class_maps_in_other_containers(tmp_path, mode):
     else:
         picture = Image.fromarray(labels.astype(np.uint16)) if mode == 'I;16' else picture.convert(mode)
     picture.save(tmp_path / 'a.png')
-    read = formats.read_semseg(str(tmp_path / 'a.png'))
+    read = read_label('semseg', tmp_path / 'a.png', 21)
     assert read.dtype == np.uint8
     np.testing.assert_array_equal(read, labels)
 
@@ -227,19 +228,19 @@ def test_class_maps_in_other_containers(tmp_path, mode):
 def test_class_map_of_two_classes_in_a_bilevel_picture(tmp_path):
     labels = rectangle(SHAPE, 2, 3, 5, 6)
     Image.fromarray(labels.astype(bool)).save(tmp_path / 'a.png')
-    np.testing.assert_array_equal(formats.read_semseg(str(tmp_path / 'a.png')), labels)
+    np.testing.assert_array_equal(read_label('semseg', tmp_path / 'a.png', 21), labels)
 
 
 def test_classes_beyond_8_bits(tmp_path):
     Image.fromarray(np.full(SHAPE, 300, dtype=np.uint16)).save(tmp_path / 'a.png')
     with pytest.raises(ValueError, match=r'a\.png holds the class 300'):
-        formats.read_semseg(str(tmp_path / 'a.png'))
+        read_label('semseg', tmp_path / 'a.png', 21)
 
 
 def test_indices_shifted_by_one_are_named(tmp_path):
     Image.fromarray(np.full(SHAPE, 21, dtype=np.uint8)).save(tmp_path / 'a.png')
     with pytest.raises(ValueError, match='Are they shifted by one'):
-        formats.read_semseg(str(tmp_path / 'a.png'))
+        read_label('semseg', tmp_path / 'a.png', 21)
 
 
 GREYS = [(0, 0, 0), (255, 255, 255)]
@@ -262,7 +263,7 @@ def test_saliency_as_a_palette(tmp_path, salient, palette):
     picture.putpalette([channel for color in palette for channel in color])
     picture.save(tmp_path / 'a.png')
     assert Image.open(tmp_path / 'a.png').mode == 'P'
-    np.testing.assert_array_equal(formats.read_saliency(str(tmp_path / 'a.png')), mask)
+    np.testing.assert_array_equal(read_label('saliency', tmp_path / 'a.png'), mask)
 
 
 @pytest.mark.parametrize('mode', ['1', 'L', 'LA', 'I;16', 'RGB'])
@@ -271,7 +272,7 @@ def test_saliency_in_other_containers(tmp_path, mode):
     picture = Image.fromarray(mask * np.uint8(255))
     picture = Image.fromarray(mask * np.uint16(65535)) if mode == 'I;16' else picture.convert(mode)
     picture.save(tmp_path / 'a.png')
-    np.testing.assert_array_equal(formats.read_saliency(str(tmp_path / 'a.png')), mask)
+    np.testing.assert_array_equal(read_label('saliency', tmp_path / 'a.png'), mask)
 
 
 def test_a_palette_of_colours_with_other_indices_is_refused(tmp_path):
@@ -279,7 +280,7 @@ def test_a_palette_of_colours_with_other_indices_is_refused(tmp_path):
     picture.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0])
     picture.save(tmp_path / 'a.png')
     with pytest.raises(ValueError, match=r'a\.png is a palette of colours with the indices \[0, 1, 2\]'):
-        formats.read_saliency(str(tmp_path / 'a.png'))
+        read_label('saliency', tmp_path / 'a.png')
 
 
 @pytest.mark.parametrize('alpha', [255, 100])

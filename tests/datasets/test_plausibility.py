@@ -157,8 +157,8 @@ def test_nothing_is_said_of_good_files(pascal_mt, warnings, task, write):
 @pytest.mark.parametrize(
     'array, message',
     [
-        (np.full(SHAPE, 1500, np.uint16), r'holds uint16 .* metres.*Millimetres\? Divide them by 1000'),
-        (np.full(SHAPE, 1500.0), r'whole numbers alone, from 1500 to 1500.*Millimetres'),
+        (np.full(SHAPE, 1500, np.uint16), r'whole numbers \(uint16\), and labels\.depth\.scale .*scale=1/1000 makes metres of millimetres'),
+        (np.full(SHAPE, 1500.0), r'whole numbers alone, from 1500 to 1500: are these millimetres'),
     ],
 )
 def test_depth_in_whole_millimetres_is_refused_at_once(pascal_mt, array, message):

@@ -4,9 +4,10 @@ import json
 import numpy as np
 import pytest
 from commands import ROOT
+from label_maps import read_label
 from mmengine.config import Config
 
-from mmvmt.datasets import PASCALContextMT, SyntheticMT, formats
+from mmvmt.datasets import PASCALContextMT, SyntheticMT
 from mmvmt.datasets.integrity import check_sample
 from mmvmt.datasets.transforms import LoadMultiTaskAnnotations, LoadMultiTaskImage
 from mmvmt.registry import DATASETS
@@ -105,22 +106,22 @@ def npy(array):
         (npy(np.ones((4, 4), np.float32))[:-8], 'as a NumPy file: .*truncated'),
         (b'PK\x03\x04', 'as a NumPy file'),
         (npy(np.array([object()])), 'as a NumPy file: .*allow_pickle'),
-        (npy(np.ones((4, 4, 1), np.float32)), r'holds float32 of shape \(4, 4, 1\); expected a map of metres'),
-        (npy(np.ones((4, 4), np.int32)), r'holds int32 of shape \(4, 4\)'),
-        (npy(np.full((4, 4), -1.0)), 'negative or infinite depths or NaN'),
-        (npy(np.full((4, 4), np.nan)), 'negative or infinite depths or NaN'),
+        (npy(np.ones((4, 4, 2), np.float32)), r'holds an array \(4, 4, 2\); maps of depth have one channel'),
+        (npy(np.ones((4, 4), np.int32)), r'whole numbers \(int32\), and labels.depth.scale does not say'),
+        (npy(np.full((4, 4), -1.0)), 'negative or infinite values or NaN'),
+        (npy(np.full((4, 4), np.nan)), 'negative or infinite values or NaN'),
     ],
 )
 def test_damaged_depth_files_are_named(content, message, tmp_path):
     path = tmp_path / 'ID.npy'
     path.write_bytes(content)
     with pytest.raises(ValueError, match=message) as caught:
-        formats.read_depth(str(path))
+        read_label('depth', path)
     assert str(path) in str(caught.value)
 
 
 def test_double_precision_is_read_too(tmp_path):
     np.save(tmp_path / 'ID.npy', np.array([[0.0, 2.5]]))
-    depth = formats.read_depth(str(tmp_path / 'ID.npy'))
+    depth = read_label('depth', tmp_path / 'ID.npy')
     assert depth.dtype == np.float32
     assert depth.tolist() == [[0.0, 2.5]]

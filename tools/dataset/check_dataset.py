@@ -97,7 +97,7 @@ def _map(jobs: int, infos: list[dict], deep: list[bool], upright: bool) -> Itera
 def _print_folders(console: Console, dataset: PASCALContextMT, reports: dict[str, FileReport]) -> None:
     """Where the labels come from, of tasks that have several folders."""
     for task in dataset.tasks:
-        if len(dataset.FOLDERS[task]) > 1:
+        if len(dataset.readers[task].patterns) > 1:
             counts = (
                 f'{number:,} from {os.path.relpath(folder, dataset.data_root)}'
                 for folder, number in sorted(reports[task].folders.items())
@@ -244,7 +244,7 @@ def main(argv: list[str] | None = None) -> int:
     console.print(f'layout: {layout}', soft_wrap=True)
     tasks = args.tasks
     if usable and tasks is None:
-        folders = _dataset_class(args.root).FOLDERS
+        folders = _dataset_class(args.root).label_folders()
         tasks = [task for task, names in folders.items() if any((args.root / name).is_dir() for name in names)]
         absent = [task for task in folders if task not in tasks]
         if absent:

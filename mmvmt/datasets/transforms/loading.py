@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 import cv2
 import numpy as np
 from mmcv.transforms import BaseTransform
 
-from mmvmt.datasets import formats
-from mmvmt.datasets.cache import LabelCache
-from mmvmt.datasets.edges import label_edges
 from mmvmt.datasets.images import read_photo
+from mmvmt.datasets.label_files import LabelFiles
+from mmvmt.datasets.label_reader import LabelReader
 from mmvmt.datasets.plausibility import LabelStatistics, LabelWatch
 from mmvmt.registry import TRANSFORMS
-from mmvmt.structures import IGNORE_INDEX, TASKS, Task, check_tasks
+from mmvmt.structures import TASKS, check_tasks
 
 from .geometric import MultiTaskResize
-from .label_maps import resize_label
+from .label_maps import resize_label, unknown_label
 
 
 @TRANSFORMS.register_module()
@@ -113,7 +112,7 @@ class LoadMultiTaskAnnotations(BaseTransform):
     """
 
     def __init__(self, tasks: Iterable[str] | None = None, resize: bool = False, judge: bool = True) -> None:
-        self.tasks = None if tasks is None else check_tasks(tasks, _READERS)
+        self.tasks = None if tasks is None else check_tasks(tasks, TASKS)
         self.resize = resize
         self.judge = judge
         self._watch = LabelWatch()
@@ -182,126 +181,23 @@ def load_labels(
     Raises:
         FileNotFoundError: A file is missing.
         ValueError: A file is damaged, holds labels out of range, or has another size than the image with ``strict``.
-        KeyError: A task has no reader or no path.
+        KeyError: The data set gives no path of a task. A path of None means that the image has no label.
     """
-    files = _LabelFiles(results, noted or {})
+    files = LabelFiles(results, noted)
+    readers = results.get('label_readers', {})
     for name in tasks:
-        if name not in _READERS or name not in results['label_paths']:
+        if name not in results['label_paths']:
             raise KeyError(
                 f'no label file for task {name!r} of image {results["img_id"]!r}; the data set gives '
                 f'{", ".join(results["label_paths"])}'
             )
-        label = results[TASKS[name].gt_key] = _READERS[name](files, results['label_paths'][name])
+        path = results['label_paths'][name]
+        if path is None:
+            results[TASKS[name].gt_key] = unknown_label(TASKS[name], *files.shape)
+            continue
+        read = readers.get(name) or LabelReader(name)
+        label = results[TASKS[name].gt_key] = read(files, path)
         if name in files.noted:
             files.noted[name].measure(name, label)
             files.noted[name].resized += [files.resized[name]] if name in files.resized else []
     return files.resized
-
-
-class _LabelFiles:
-    """The label files of one image: makes sizes fit, and reads the context labels that two tasks share only once."""
-
-    def __init__(self, results: dict, noted: Mapping[str, LabelStatistics]) -> None:
-        self.shape = tuple(results['ori_shape'])
-        self.num_classes = results.get('num_classes', {})
-        self.strict = results.get('strict', False)
-        self.orientation, self.upright = results.get('orientation', 1), results.get('upright', False)
-        cache_dir = results.get('cache_dir')
-        self.cache = None if cache_dir is None else LabelCache(cache_dir)
-        self.noted = noted
-        self.resized: dict[str, str] = {}
-        self._context_labels: dict[str, np.ndarray] = {}
-
-    def semseg(self, path: str) -> np.ndarray:
-        return self._fitted('semseg', path, formats.read_semseg(path, self.num_classes.get('semseg', IGNORE_INDEX)))
-
-    def human_parts(self, path: str) -> np.ndarray:
-        parts = self._cached('human_parts', path, lambda: formats.read_human_parts(path, self.shape))
-        return self._fitted('human_parts', path, parts)
-
-    def saliency(self, path: str) -> np.ndarray:
-        levels = formats.read_levels(path)
-        if 'saliency' in self.noted:
-            self.noted['saliency'].measure_levels(levels)
-        return self._fitted('saliency', path, formats.saliency_mask(levels))
-
-    def normals(self, paths: tuple[str, str]) -> np.ndarray:
-        path, context_path = paths
-        vectors = formats.decode_normals(formats.read_normal_codes(path))
-        valid = formats.normals_validity(self._context('normals', context_path))
-        fits = vectors.shape[:2] == self.shape
-        if 'normals' in self.noted:
-            self.noted['normals'].measure_lengths(vectors, valid if fits else None)
-        if fits:
-            return formats.unit_normals(vectors, valid)
-        vectors = self._fitted('normals', path, formats.unit_normals(vectors))
-        vectors[~valid] = 0
-        return vectors
-
-    def edge(self, path: str) -> np.ndarray:
-        if self.strict or 'edge' in self.noted:
-            # A map of edges fits its image whatever size the labels had that it was made of.
-            self._context('edge', path)
-        return self._cached('edge', path, lambda: label_edges(self._context('edge', path)))
-
-    def depth(self, path: str) -> np.ndarray:
-        return self._fitted('depth', path, formats.read_depth(path))
-
-    def _context(self, task: str, path: str) -> np.ndarray:
-        """PASCAL-Context's labels for a task, at the size of the image."""
-        if path not in self._context_labels:
-            labels = self._cached('context_labels', path, lambda: formats.read_context_labels(path))
-            self._context_labels[path] = labels
-        labels = self._context_labels[path]
-        if task in self.noted:
-            self.noted[task].measure_context(labels)
-        return self._fitted(task, path, labels, TASKS['semseg'])
-
-    def _cached(self, kind: str, path: str, read: Callable[[], np.ndarray]) -> np.ndarray:
-        return read() if self.cache is None else self.cache.load(kind, path, self.shape, read)
-
-    def _fitted(self, name: str, path: str, label: np.ndarray, rule: Task | None = None) -> np.ndarray:
-        """A map at the size of the image, resized by the rule of a task, by default of its own."""
-        shape = label.shape[:2]
-        if shape == self.shape:
-            return label
-        same, turned = _same_proportions(shape, self.shape), _same_proportions(shape, self.shape[::-1])
-        if turned and not same:
-            raise ValueError(self._turned(path))
-        if self.strict:
-            raise ValueError(
-                f'{formats.size_mismatch(path, shape, self.shape)}, or leave out strict, which refuses to resize it'
-            )
-        sizes = f'{" x ".join(map(str, shape))} pixels (height x width) for {" x ".join(map(str, self.shape))}'
-        if not same:
-            sizes += ', of other proportions: is it of another image?'
-        self.resized.setdefault(name, f'{path}, {sizes}')
-        height, width = self.shape
-        return resize_label(rule or TASKS[name], label, width, height)
-
-    def _turned(self, path: str) -> str:
-        height, width = self.shape
-        message = f'the label map in {path} is turned by 90 degrees against its image of {height} x {width} pixels'
-        if self.orientation < 5:
-            return f'{message} (height x width); turn it, or fetch that file again'
-        message = (
-            f'{message} (height x width), a photo with the EXIF orientation {self.orientation}: it was drawn over '
-        )
-        if self.upright:
-            return f'{message}the pixels as they are stored; load such photos by LoadMultiTaskImage(upright=False)'
-        return f'{message}what viewers show; load such photos by LoadMultiTaskImage(upright=True)'
-
-
-def _same_proportions(shape: tuple[int, int], other: tuple[int, int]) -> bool:
-    """Whether two sizes have the same ratio of sides, up to the rounding of one of them to whole pixels."""
-    return abs(shape[0] * other[1] - shape[1] * other[0]) <= max(*shape, *other)
-
-
-_READERS: dict[str, Callable[[_LabelFiles, str | tuple[str, str]], np.ndarray]] = {
-    'semseg': _LabelFiles.semseg,
-    'human_parts': _LabelFiles.human_parts,
-    'saliency': _LabelFiles.saliency,
-    'normals': _LabelFiles.normals,
-    'edge': _LabelFiles.edge,
-    'depth': _LabelFiles.depth,
-}

@@ -67,8 +67,7 @@ def test_context_labels_are_read_once_for_two_tasks(pascal_mt, monkeypatch):
 @pytest.mark.parametrize('cached', [False, True])
 def test_only_files_of_enabled_tasks_are_opened_and_each_once(pascal_mt, tmp_path, monkeypatch, tasks, files, cached):
     read, opened = raw_files.read_bytes, []
-    for module in (raw_files, formats):
-        monkeypatch.setattr(module, 'read_bytes', lambda path: (opened.append(path), read(path))[1])
+    monkeypatch.setattr(raw_files, 'read_bytes', lambda path: (opened.append(path), read(path))[1])
     load(pascal_mt, tasks=tasks, cache_dir=str(tmp_path / 'cache') if cached else None)
     img_id = pascal_mt.train[0]
     assert sorted(opened) == sorted(str(pascal_mt.path(name, img_id)) for name in ('image', *files))

@@ -19,6 +19,8 @@ from . import files
 
 # Formats of numbers, which Pillow does not know.
 _FLOAT_PICTURES = ('.exr', '.hdr', '.pfm')
+# Tag of a TIFF.
+_BITS_PER_SAMPLE = 258
 
 
 class StoredMap(NamedTuple):
@@ -65,6 +67,9 @@ def read_map(path: str, key: str | None = None) -> StoredMap:
         # Pillow has no mode for several channels of 16 bits or of floating-point numbers, as TIFFs have them.
         if not isinstance(error.__cause__, UnidentifiedImageError):
             raise
+        return StoredMap(_decode_by_opencv(path, data))
+    if picture.format == 'TIFF' and len(bits := picture.tag_v2.get(_BITS_PER_SAMPLE, ())) > 1 and max(bits) > 8:
+        # Pillow cuts these down to 8 bits.
         return StoredMap(_decode_by_opencv(path, data))
     return _of_picture(picture, path)
 
@@ -184,18 +189,7 @@ def _is_deep_png(data: bytes) -> bool:
 
 
 def _decode_by_opencv(path: str, data: bytes) -> np.ndarray:
-    files.check_png_end(path, data)
-    try:
-        values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error as error:
-        # OpenCV's wheels have the codec switched off.
-        hint = ', and for EXR files set OPENCV_IO_ENABLE_OPENEXR=1' if path.lower().endswith('.exr') else ''
-        raise ValueError(f'OpenCV cannot decode {path} ({len(data)} bytes): {error}; fetch it again{hint}') from error
-    if values is None:
-        raise ValueError(
-            f'neither Pillow nor OpenCV can decode {path} ({len(data)} bytes); it is truncated or no picture, fetch '
-            'that file again'
-        )
+    values = files.decode_by_opencv(path, data, cv2.IMREAD_UNCHANGED)
     if values.ndim == 3 and values.shape[2] == 4 and (values[..., 3] == values[..., 3].max()).all():
         values = values[..., :3]
     if values.ndim == 3 and values.shape[2] in (3, 4):

@@ -10,6 +10,7 @@ import io
 import os
 from collections.abc import Callable, Sequence
 
+import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 from scipy.io import loadmat
@@ -64,6 +65,36 @@ def decode_picture(
         ) from error
     if picture.format == 'PNG' and isinstance(data, bytes):
         check_png_end(path, data)
+    return picture
+
+
+def decode_by_opencv(path: str, data: bytes, flags: int) -> np.ndarray:
+    """Decode a picture in a format that Pillow does not know.
+
+    Args:
+        path: The file, for the error.
+        data: Its bytes.
+        flags: OpenCV's, such as ``cv2.IMREAD_UNCHANGED``.
+
+    Returns:
+        ``(H, W)`` or ``(H, W, C)``, with OpenCV's order of channels.
+
+    Raises:
+        ValueError: OpenCV cannot decode it.
+    """
+    check_png_end(path, data)
+    reason = 'unknown format'
+    try:
+        picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    except cv2.error as error:
+        picture, reason = None, str(error).strip()
+    if picture is None:
+        # Some releases of OpenCV have this codec switched off, others have none.
+        exr = ' (OpenEXR needs an OpenCV that has it, and OPENCV_IO_ENABLE_OPENEXR=1)' if path.endswith('.exr') else ''
+        raise ValueError(
+            f'cannot decode {path} ({len(data)} bytes), neither by Pillow nor by OpenCV{exr}: {reason}; it is '
+            'truncated or no picture, fetch that file again'
+        )
     return picture
 
 

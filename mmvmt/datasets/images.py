@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
-from .files import decode_picture
+from .files import decode_by_opencv, decode_picture, read_bytes
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -46,8 +46,8 @@ def read_image(path: str, upright: bool = False, content: bytes | Image.Image | 
     """Read a picture, in the orientation its pixels are stored in, which is the one its label maps were drawn in.
 
     Args:
-        path: A file in any format that Pillow reads. Of grey levels with 16 bits the upper 8 are taken; what is
-            transparent gets the colours that are stored beneath.
+        path: A file in any format that Pillow or OpenCV reads. Of grey levels with 16 bits the upper 8 are taken; what
+            is transparent gets the colours that are stored beneath.
         upright: Turn a photo as viewers show it, by the orientation in its EXIF data.
         content: The bytes of the file, or what Pillow opened; ``path`` is then only its name.
 
@@ -96,7 +96,14 @@ def read_photo(
                 (_, _, reduced_width, _) = drafted[1]
                 reduction = round(shape[1] / reduced_width)
 
-    picture = _turned(decode_picture(path, prepare, content), orientation, upright)
+    try:
+        decoded = decode_picture(path, prepare, content)
+    except ValueError as error:
+        if not isinstance(error.__cause__, UnidentifiedImageError) or not isinstance(content, (bytes, type(None))):
+            raise
+        pixels = decode_by_opencv(path, read_bytes(path) if content is None else content, cv2.IMREAD_COLOR)
+        return Photo(pixels, pixels.shape[:2], 1, 1)
+    picture = _turned(decoded, orientation, upright)
     if reduction == 1:
         shape = picture.height, picture.width
     return Photo(_bgr(picture, path), shape, reduction, orientation)

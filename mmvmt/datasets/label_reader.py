@@ -108,7 +108,7 @@ class LabelReader:
             raise ValueError(f'{self._name("threshold")} and id_map both say what is foreground; give one of them')
         if self.encoding not in (None, *_ENCODINGS):
             raise ValueError(f'{self._name("encoding")} must be one of {list(_ENCODINGS)}, got {self.encoding!r}')
-        unit = getattr(TASKS[self.task], 'unit', None)
+        unit = TASKS[self.task].unit
         if self.unit is not None and unit is not None and self.unit != unit:
             raise ValueError(
                 f'{self._name("unit")} is {self.unit!r}, but the unit of task {self.task!r} is {unit!r}; choose a '
@@ -164,7 +164,7 @@ class LabelReader:
         labels = self._with_new_ids(indices, task, path)
         number = files.num_classes.get(self.task, task.ignore)
         check_classes(labels, path, self.task, number, task.ignore)
-        return labels.astype(np.uint8 if task.ignore <= 255 else np.int32, copy=False)
+        return labels.astype(task.dtype, copy=False)
 
     def _binary(self, files: LabelFiles, stored: StoredMap, path: str) -> np.ndarray:
         task = TASKS[self.task]
@@ -190,9 +190,9 @@ class LabelReader:
 
     def _vectors(self, files: LabelFiles, stored: StoredMap, path: str) -> np.ndarray:
         values = self._channels(stored, path)
-        encoding, whole = self.encoding, values.dtype.kind in 'bui'
+        encoding, whole = self.encoding, values.dtype.kind in 'ui'
         if encoding is None:
-            encoding = 'raw' if not whole else f'2x/{np.iinfo(values.dtype).max if stored.is_picture else 255}-1'
+            encoding = f'2x/{np.iinfo(values.dtype).max}-1' if whole else 'raw'
         if encoding not in _ENCODINGS:
             raise ValueError(f'{path} holds {values.dtype}; say by {self._name("encoding")} what these vectors mean')
         unknown, largest = self._invalid_in(values), _ENCODINGS[encoding]

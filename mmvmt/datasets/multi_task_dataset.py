@@ -5,14 +5,26 @@ from __future__ import annotations
 import copy
 import logging
 import os.path as osp
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 
 from mmvmt.registry import DATASETS, LABEL_READERS
-from mmvmt.structures import TASKS, NormalsAxes, check_tasks, declared_classes, read_text, with_classes
+from mmvmt.structures import (
+    TASKS,
+    NormalsAxes,
+    TaskDeclarations,
+    check_tasks,
+    declare_tasks,
+    declared_classes,
+    meet_declarations,
+    names_key,
+    read_text,
+    task_metainfo,
+    with_classes,
+)
 
 from .cache import check_cache_dir
 from .image_lists import is_annotation_file, joined, read_annotations, read_ids
@@ -105,7 +117,7 @@ class MultiTaskDataset(BaseDataset):
     def __init__(
         self,
         data_root: str = '',
-        tasks: Iterable[str] | Mapping[str, Any] | None = None,
+        tasks: TaskDeclarations | None = None,
         images: str = 'images/{id}',
         labels: Mapping[str, Entry] | None = None,
         ann_file: str = '',
@@ -121,7 +133,7 @@ class MultiTaskDataset(BaseDataset):
         strict: bool = False,
     ) -> None:
         labels = {**self.LABELS, **(labels or {})}
-        self.tasks = self._known(labels if tasks is None else tasks, labels)
+        self.tasks = self._known(tuple(labels) if tasks is None else tasks, labels)
         if '{id}' not in images:
             raise ValueError(f"images is {images!r}, one file for every image; write {{id}} where an image's ID stands")
         self.images = images
@@ -143,19 +155,36 @@ class MultiTaskDataset(BaseDataset):
             max_refetch=max_refetch,
         )
 
-    def _known(self, tasks: Iterable[str] | Mapping[str, Any], labels: Mapping[str, Entry]) -> tuple[str, ...]:
+    def _known(self, tasks: TaskDeclarations, labels: Mapping[str, Entry]) -> tuple[str, ...]:
         """The names of the tasks that are wanted, all of which have labels."""
+        if isinstance(tasks, Mapping):
+            declare_tasks(tasks)
         others = () if isinstance(tasks, str) else [task for task in tasks if task in TASKS and task not in labels]
         tasks = check_tasks(tasks, (*labels, *others))
+        check_tasks(tasks)
         absent = [task for task in tasks if task not in labels]
         if absent:
             raise ValueError(f'{self.NAME} has no labels for task {absent[0]!r}; it has {", ".join(labels)}')
         return tasks
 
     def _complete(self, metainfo: Mapping[str, Any]) -> dict[str, Any]:
+        """Meta information in which what is given, what the tasks declare and what the class has by default agree."""
         NormalsAxes.of(metainfo)
-        metainfo = with_classes(metainfo, self._given_metainfo, self._num_classes)
-        return {**metainfo, 'tasks': self.tasks}
+        declared = task_metainfo(self.tasks)
+        metainfo = {**metainfo, **declared, **{key: metainfo[key] for key in self._given_metainfo}}
+        for task in self.tasks:
+            names, classes = names_key(task), TASKS[task].classes
+            if classes is not None and len(metainfo[names]) != len(classes):
+                raise ValueError(
+                    f'task {task!r} is declared with {len(classes)} classes, but metainfo.{names} has '
+                    f'{len(metainfo[names])} names; make them agree'
+                )
+        return with_classes(metainfo, {*self._given_metainfo, *declared}, self._num_classes)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Make the tasks known in the process that a data set is sent to."""
+        meet_declarations(state['_metainfo'].get('task_declarations'), 'the data set')
+        self.__dict__.update(state)
 
     @classmethod
     def label_folders(cls) -> dict[str, list[str]]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mmvmt.registry import DATASETS
-from mmvmt.structures import HUMAN_PARTS_PALETTE, NormalsAxes, declared_classes, voc_palette
+from mmvmt.structures import HUMAN_PARTS_PALETTE, NormalsAxes, TaskDeclarations, declared_classes, voc_palette
 
 from .formats import PART_GROUPS
 from .multi_task_dataset import MultiTaskDataset
@@ -95,7 +95,7 @@ class PASCALContextMT(MultiTaskDataset):
         self,
         data_root: str,
         split: str = 'train',
-        tasks: Iterable[str] | Mapping[str, Any] = ('semseg', 'human_parts', 'saliency', 'normals'),
+        tasks: TaskDeclarations = ('semseg', 'human_parts', 'saliency', 'normals'),
         ann_file: str = '',
         pipeline: Sequence[dict | Callable] = (),
         **kwargs: Any,

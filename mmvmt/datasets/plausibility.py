@@ -39,6 +39,14 @@ class Finding(NamedTuple):
     impossible: bool = False
 
 
+def value_names(task: str) -> list[str]:
+    """Names of the channels of a task's numbers, as ranges of values are called."""
+    row = TASKS[task]
+    if row.kind == 'vectors':
+        return list('xyz'[: row.channels])
+    return ['value'] if row.channels == 1 else [f'channel {index}' for index in range(row.channels)]
+
+
 @dataclass
 class LabelStatistics:
     """What the maps of one task hold, summed over images."""
@@ -66,24 +74,21 @@ class LabelStatistics:
     def measure(self, task: str, label: np.ndarray) -> None:
         """Add the label map of one image, as the pipeline gets it."""
         self.read += 1
-        kind = TASKS[task].kind
-        if kind == 'vectors':
-            known = label.any(axis=2)
-            values = label[known]
-            self.totals.update(pixels=known.size, known=int(known.sum()), z=float(values[:, 2].sum(dtype=np.float64)))
-            self.totals.update(away=int((values[:, 2] < 0).sum()))
-            names = 'xyz'
-        elif kind == 'metric':
-            values = label[label > 0][:, None]
-            self.totals.update(pixels=label.size, known=len(values))
-            if len(values):
-                self.totals.update(median=float(np.median(values)))
-            names = ['metres']
-        else:
-            counts = np.bincount(label.ravel(), minlength=256)
-            self.classes.update({index: int(counts[index]) for index in np.flatnonzero(counts)})
-            values = np.flatnonzero(counts[: TASKS[task].ignore])[:, None]
+        row = TASKS[task]
+        if row.kind in ('classes', 'binary'):
+            counts = np.bincount(label.ravel(), minlength=int(row.ignore) + 1)
+            self.classes.update({int(index): int(counts[index]) for index in np.flatnonzero(counts)})
+            values = np.flatnonzero(counts[: int(row.ignore)])[:, None]
             names = []
+        else:
+            known = row.known(label)
+            values = label[known].reshape(-1, row.channels)
+            names = value_names(task)
+            self.totals.update(pixels=known.size, known=int(known.sum()))
+        if row.kind == 'vectors' and row.channels == 3:
+            self.totals.update(z=float(values[:, 2].sum(dtype=np.float64)), away=int((values[:, 2] < 0).sum()))
+        if row.kind == 'metric' and len(values):
+            self.totals.update(median=float(np.median(values)))
         self.totals.update(labelled_images=int(len(values) > 0))
         if len(values):
             low, high = values.min(axis=0), values.max(axis=0)
@@ -115,7 +120,7 @@ def judge(task: str, found: LabelStatistics) -> list[Finding]:
         task: Name of the task.
         found: Of at least one map.
     """
-    kind, images = TASKS[task].kind, f'{found.read} maps' if found.read > 1 else 'one map'
+    kind, unit, images = TASKS[task].kind, TASKS[task].unit, f'{found.read} maps' if found.read > 1 else 'one map'
     findings = []
     labelled = found.totals['labelled_images']
     if not labelled:
@@ -128,7 +133,7 @@ def judge(task: str, found: LabelStatistics) -> list[Finding]:
         findings += _judge_masks(found, images)
     elif kind == 'vectors' and labelled:
         findings += _judge_vectors(found)
-    elif kind == 'metric' and labelled and found.totals['median'] / labelled > _FAR_DEPTH:
+    elif unit == 'm' and labelled and found.totals['median'] / labelled > _FAR_DEPTH:
         median = found.totals['median'] / labelled
         findings.append(Finding(f'the median depth is {median:.0f} on average; are these metres, or millimetres?'))
     low, high = found.ranges.get('context id', (0, 0))
@@ -157,7 +162,7 @@ def _judge_masks(found: LabelStatistics, images: str) -> Iterable[Finding]:
     if found.ranges.get('level') == (0, 1) or found.ranges.get('level') == (1, 1):
         yield Finding(
             f'the masks are stored as 0 and 1 ({images}), and foreground is what exceeds half of 255: all of it would '
-            'be background. Multiply them by 255',
+            'be background. Multiply them by 255, or give their labels threshold=0.5',
             impossible=True,
         )
     elif found.totals['constant'] > found.totals['labelled_images'] / 2:
@@ -209,7 +214,8 @@ class LabelWatch:
 
     A process judges after :data:`WINDOW` maps, or after its share of the data set if that is smaller; afterwards
     nothing is measured, and nothing costs time. Of the workers of a data loader, each refuses what cannot be and the
-    first says what is unlikely. All know what was said, those of later epochs too.
+    first says what is unlikely. All know what was said, those of later epochs too. Of tasks that are declared later
+    than the watch is made nothing is said.
     """
 
     def __init__(self) -> None:
@@ -270,12 +276,13 @@ class LabelWatch:
             )
 
     def _is_said(self, key: str | tuple[str, str]) -> bool:
-        return bool(self._said[self._places[key]])
+        return key not in self._places or bool(self._said[self._places[key]])
 
     def _say(self, key: str | tuple[str, str]) -> bool:
         """Whether nobody has said it, who then must not say it again."""
         first = not self._is_said(key)
-        self._said[self._places[key]] = 1
+        if first:
+            self._said[self._places[key]] = 1
         return first
 
 

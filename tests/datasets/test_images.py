@@ -119,3 +119,11 @@ def test_png_without_its_last_bytes_is_truncated(tmp_path):
     path.write_bytes(path.read_bytes()[:-4])
     with pytest.raises(ValueError, match=r'a\.png.*truncated'):
         read_image(str(path))
+
+
+def test_formats_that_only_opencv_reads(tmp_path):
+    pixels = np.arange(4 * 5 * 3, dtype=np.uint16).reshape(4, 5, 3) * 1000
+    assert cv2.imwrite(str(tmp_path / 'a.hdr'), (pixels / 65535).astype(np.float32))
+    image = read_image(str(tmp_path / 'a.hdr'))
+    assert (image.shape, image.dtype) == ((4, 5, 3), np.uint8)
+    assert image[0, 0].max() < image[-1, -1].min()

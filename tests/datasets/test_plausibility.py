@@ -157,7 +157,10 @@ def test_nothing_is_said_of_good_files(pascal_mt, warnings, task, write):
 @pytest.mark.parametrize(
     'array, message',
     [
-        (np.full(SHAPE, 1500, np.uint16), r'whole numbers \(uint16\), and labels\.depth\.scale .*scale=1/1000 makes metres of millimetres'),
+        (
+            np.full(SHAPE, 1500, np.uint16),
+            r'whole numbers \(uint16\), and labels\.depth\.scale .*scale=1/1000 makes metres of millimetres',
+        ),
         (np.full(SHAPE, 1500.0), r'whole numbers alone, from 1500 to 1500: are these millimetres'),
     ],
 )
@@ -235,5 +238,5 @@ def test_one_kind_of_statistics_adds_up():
         part.measure('depth', label)
         total.add(part)
     assert total.read == 3
-    assert total.ranges['metres'] == (min(map(np.min, maps)), max(map(np.max, maps)))
+    assert total.ranges['value'] == (min(map(np.min, maps)), max(map(np.max, maps)))
     assert total.totals['median'] == pytest.approx(sum(map(np.median, maps)))

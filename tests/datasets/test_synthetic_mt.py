@@ -88,7 +88,7 @@ def test_a_folder_that_was_rendered_without_depth_says_so(scenes, tmp_path):
 def test_depth_is_checked_like_the_other_files(scenes):
     info = dataset_of(scenes).get_data_info(0)
     report = check_sample(info, deep=True)['depth']
-    low, high = report.ranges['metres']
+    low, high = report.ranges['value']
     depth = np.load(info['label_paths']['depth'])
     assert (low, high) == (depth[depth > 0].min(), depth.max())
     assert report.totals['known'] == (depth > 0).sum()

@@ -47,7 +47,7 @@ def _summary(name: str, report: FileReport) -> str:
     if TASKS[name].kind == 'metric':
         if not report.totals['known']:
             return 'no valid pixel'
-        low, high = report.ranges['metres']
+        low, high = report.ranges['value']
         return f'{low:.2f} to {high:.2f} m; valid on {report.totals["known"] / report.totals["pixels"]:.1%} of pixels'
     total = report.classes.total()
     ignored = report.classes[TASKS[name].ignore]

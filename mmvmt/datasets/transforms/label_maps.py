@@ -24,13 +24,6 @@ def labelled_tasks(results: dict) -> Iterator[Task]:
     return (task for task in TASKS.values() if task.gt_key in results)
 
 
-def unknown_label(task: Task, height: int, width: int) -> np.ndarray:
-    """The map of an image without a label: unknown everywhere."""
-    shape = (height, width) if task.channels == 1 else (height, width, task.channels)
-    whole = np.uint8 if task.ignore <= 255 else np.int32
-    return np.full(shape, task.ignore, whole if task.kind in ('classes', 'binary') else np.float32)
-
-
 def flip_label(task: Task, label: np.ndarray) -> np.ndarray:
     """Mirror left and right; directions and displacements change the sign of x."""
     return task.mirrored(cv2.flip(label, 1))

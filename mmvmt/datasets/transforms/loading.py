@@ -16,7 +16,7 @@ from mmvmt.registry import TRANSFORMS
 from mmvmt.structures import TASKS, check_tasks
 
 from .geometric import MultiTaskResize
-from .label_maps import resize_label, unknown_label
+from .label_maps import resize_label
 
 
 @TRANSFORMS.register_module()
@@ -99,7 +99,10 @@ class LoadMultiTaskAnnotations(BaseTransform):
 
     Where the data set has a ``cache_dir``, what is decoded from ``.mat`` files is kept there and read instead of them.
 
-    Required keys: ``tasks``, ``label_paths``, ``ori_shape``. Added keys: ``gt_<task>``. If the data set set
+    An image without a label of a task (whose path is None) gets a map that is unknown everywhere.
+
+    Required keys: ``tasks``, ``label_paths``, ``ori_shape``; where ``label_readers`` has none for a task, the one that
+    its kind has by default reads it. Added keys: ``gt_<task>``. If the data set set
     ``drop_unlabelled`` and no map has a labelled pixel, the sample is dropped (the transform returns None). Where it
     set ``num_classes`` (by task), a class map with a larger index is refused.
 
@@ -132,7 +135,8 @@ class LoadMultiTaskAnnotations(BaseTransform):
                 'its file; give LoadMultiTaskImage a scale, or place MultiTaskResize behind both'
             )
         tasks = self.tasks or results['tasks']
-        noted = self._watch.statistics(tasks) if self.judge else {}
+        labelled = [task for task in tasks if results['label_paths'].get(task) is not None]
+        noted = self._watch.statistics(labelled) if self.judge else {}
         for task, text in load_labels(results, tasks, noted).items():
             self._watch.warn_resized(task, text, counted=self.judge)
         if self.judge:
@@ -193,7 +197,7 @@ def load_labels(
             )
         path = results['label_paths'][name]
         if path is None:
-            results[TASKS[name].gt_key] = unknown_label(TASKS[name], *files.shape)
+            results[TASKS[name].gt_key] = TASKS[name].unknown_map(*files.shape)
             continue
         read = readers.get(name) or LabelReader(name)
         label = results[TASKS[name].gt_key] = read(files, path)

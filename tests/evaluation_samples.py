@@ -31,6 +31,9 @@ def random_maps(rng: np.random.Generator, task: str, height: int, width: int) ->
         pred = gt + 0.5 * rng.normal(size=gt.shape)
         pred = (pred / np.linalg.norm(pred, axis=0)).astype(np.float32)
         return pred, np.where(unknown, 0, gt).astype(np.float32)
+    if task == 'flow':
+        gt = rng.normal(size=(2, height, width)).astype(np.float32)
+        return gt + rng.normal(size=gt.shape).astype(np.float32), np.where(unknown, np.float32('nan'), gt)
     gt = rng.uniform(0.5, 10, shape)
     pred = (gt * rng.uniform(0.5, 1.8, shape)).astype(np.float32)
     return pred, np.where(unknown, 0, gt).astype(np.float32)

@@ -1,5 +1,14 @@
 from .evaluator import MultiTaskEvaluator
-from .metrics import DepthMetric, EdgeMetric, EdgePictures, IoUMetric, NormalsMetric, RunningMetric, SaliencyMetric
+from .metrics import (
+    DepthMetric,
+    EdgeMetric,
+    EdgePictures,
+    IoUMetric,
+    NormalsMetric,
+    RunningMetric,
+    SaliencyMetric,
+    ValuesMetric,
+)
 from .references import delta_m, main_figures, relative_changes
 
 __all__ = [
@@ -11,6 +20,7 @@ __all__ = [
     'NormalsMetric',
     'RunningMetric',
     'SaliencyMetric',
+    'ValuesMetric',
     'delta_m',
     'main_figures',
     'relative_changes',

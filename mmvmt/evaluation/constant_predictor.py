@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from mmengine.config import Config
@@ -24,26 +25,28 @@ def best_constant(task: str, labels: Iterable[Tensor]) -> Tensor:
 
     Returns:
         ``(C, 1, 1)``: the most frequent class; 1 for binary maps, since a lower value is empty at some threshold; the
-        normalised mean vector; or the mean depth.
+        normalised mean vector; or the mean number.
 
     Raises:
         ValueError: No pixel is labelled.
     """
-    kind, ignore = TASKS[task].kind, TASKS[task].ignore
-    if kind == 'binary':
+    rules = TASKS[task]
+    if rules.kind == 'binary':
         return torch.ones(1, 1, 1)
-    if kind == 'classes':
-        counts = sum(torch.bincount(label.flatten().long(), minlength=256) for label in labels)
-        counts[ignore] = 0
+    unlabelled = ValueError(f'no pixel is labelled for task {task!r}')
+    if rules.kind == 'classes':
+        counts = sum(torch.bincount(label[:, rules.known(label)][0].long(), minlength=rules.ignore) for label in labels)
         if not counts.any():
-            raise ValueError(f'no pixel is labelled for task {task!r}')
-        return counts.argmax().to(torch.uint8).view(1, 1, 1)
-    total = sum(label.double().sum(dim=(1, 2)) for label in labels)
-    known = sum(int((label != ignore).any(dim=0).sum()) for label in labels)
-    if not known:
-        raise ValueError(f'no pixel is labelled for task {task!r}')
-    mean = (total / known).float()
-    return (F.normalize(mean, dim=0) if kind == 'vectors' else mean).view(-1, 1, 1)
+            raise unlabelled
+        return counts.argmax().to(torch.from_numpy(np.empty(0, rules.dtype)).dtype).view(1, 1, 1)
+    total, pixels = 0, 0
+    for label in labels:
+        known = label[:, rules.known(label)]
+        total, pixels = total + known.double().sum(dim=1), pixels + known.shape[1]
+    if not pixels:
+        raise unlabelled
+    mean = (total / pixels).float()
+    return (F.normalize(mean, dim=0) if rules.kind == 'vectors' else mean).view(-1, 1, 1)
 
 
 def constant_predictions(samples: Sequence[MultiTaskDataSample]) -> Iterator[MultiTaskDataSample]:

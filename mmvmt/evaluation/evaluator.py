@@ -14,7 +14,7 @@ from mmengine.logging import print_log
 from mmengine.structures import BaseDataElement
 
 from mmvmt.registry import EVALUATOR
-from mmvmt.structures import TASKS, check_tasks
+from mmvmt.structures import TASKS, TaskDeclarations, check_tasks, declare_tasks
 
 from .metrics import IoUMetric, RunningMetric
 from .metrics.base import image_name
@@ -48,7 +48,8 @@ class MultiTaskEvaluator(Evaluator):
     without a main figure is left out, and so is one whose reference is None.
 
     Args:
-        metrics: ``{task: config of its metric}``, or one metric or a list of metrics, each a config or built.
+        metrics: ``{task: config of its metric}``, or one metric or a list of metrics, each a config or built; None:
+            those that ``tasks`` have by default. A config without a type changes the task's default.
         protocol: ``'mti'`` or ``'mtlora'``.
         references: The main figure of the single-task model of each task, such as
             ``dict(semseg=67.21, normals=17.97, edge=None)``, or the path of a JSON file with such a dictionary or with
@@ -57,6 +58,7 @@ class MultiTaskEvaluator(Evaluator):
         references_protocol: What the figures in ``references`` were measured under, such as
             ``dict(protocol='mtlora', truth='published', size=(448, 448))``; None: the same as here. A results file says
             it itself. Under another protocol than this one there is no Delta_m, and the log says how to get one.
+        tasks: Declarations of tasks, see :func:`~mmvmt.structures.declare_tasks`; None: all tasks are known.
 
     Raises:
         ValueError: The protocol, the truth or a task is unknown, two metrics have the same type and prefix, or the
@@ -75,15 +77,21 @@ class MultiTaskEvaluator(Evaluator):
 
     def __init__(
         self,
-        metrics: Mapping | BaseMetric | Sequence,
+        metrics: Mapping | BaseMetric | Sequence | None = None,
         protocol: str = 'mti',
         references: Mapping[str, float] | str | Path | None = None,
         truth: str = 'aligned',
         references_protocol: Mapping[str, Any] | None = None,
+        tasks: TaskDeclarations | None = None,
     ) -> None:
         _check_protocol(protocol, truth)
         if references_protocol is not None:
             _check_references_protocol(references_protocol)
+        names = () if tasks is None else declare_tasks(tasks)
+        if metrics is None:
+            metrics = {task: {} for task in names if TASKS[task].metric is not None}
+            if not metrics:
+                raise ValueError(f'metrics is None, and no metric is declared with the tasks {list(names)}')
         if isinstance(metrics, Mapping) and 'type' not in metrics:
             metrics = _name_tasks(metrics)
         super().__init__(metrics)
@@ -93,8 +101,8 @@ class MultiTaskEvaluator(Evaluator):
         self._seen_sizes: set[tuple[int, int]] = set()
         self._check_prefixes()
 
-        tasks = {metric.prefix for metric in self.metrics if getattr(metric, 'scores', True)}
-        self.compared_tasks = [task for task in TASKS if task in tasks and TASKS[task].main_metric]
+        scored = {metric.prefix for metric in self.metrics if getattr(metric, 'scores', True)}
+        self.compared_tasks = [name for name, task in TASKS.items() if name in scored and task.main_metric]
         self.references: dict[str, float] | None = None
         self.reference_protocols: dict[str, Mapping[str, Any] | None] = {}
         if references is not None:
@@ -287,6 +295,10 @@ def _name_tasks(metrics: Mapping[str, Mapping]) -> list[dict]:
     configs = []
     for task in check_tasks(metrics):
         config = dict(metrics[task])
+        if 'type' not in config:
+            if TASKS[task].metric is None:
+                raise ValueError(f'task {task!r} has no metric by default; give metrics.{task} a type')
+            config = dict(TASKS[task].metric) | config
         if config.setdefault('task', task) != task:
             raise ValueError(f'metrics[{task!r}] is a metric of task {config["task"]!r}; the two names must agree')
         configs.append(config)

@@ -1,4 +1,5 @@
 import json
+import math
 
 import commands
 import pytest
@@ -9,7 +10,7 @@ from mmengine.structures import PixelData
 from mmvmt.engine.run_config import set_data_root
 from mmvmt.evaluation import main_figures
 from mmvmt.evaluation.constant_predictor import ValidationSamples, best_constant, constant_predictions
-from mmvmt.structures import MultiTaskDataSample
+from mmvmt.structures import MultiTaskDataSample, declare_tasks
 
 
 def test_most_frequent_class_without_ignored_pixels():
@@ -27,6 +28,14 @@ def test_mean_vector_of_known_pixels():
 def test_mean_depth_of_known_pixels_and_saliency():
     assert best_constant('depth', [torch.tensor([[[0.0, 2.0, 4.0]]])]).item() == 3
     assert best_constant('saliency', []).item() == 1
+
+
+def test_declared_tasks():
+    declare_tasks(dict(albedo=dict(kind='values', channels=2), species=dict(kind='classes', classes=300)))
+    labels = torch.tensor([[[1.0, 3.0, math.nan]], [[0.0, 1.0, 5.0]]])
+    assert best_constant('albedo', [labels, labels]).flatten().tolist() == [2, 0.5]
+    species = best_constant('species', [torch.tensor([[[65535, 65535, 299, 3, 299]]], dtype=torch.int32)])
+    assert (species.item(), species.dtype) == (299, torch.int32)
 
 
 @pytest.mark.parametrize('task, value, dtype', [('semseg', 255, torch.uint8), ('normals', 0, torch.float32)])

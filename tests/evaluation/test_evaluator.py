@@ -409,6 +409,34 @@ class TestReferencesProtocol:
             build([IoUMetric('semseg', 3)], references={'semseg': 1.0}, references_protocol=protocol)
 
 
+def test_declared_tasks_have_their_metrics_and_directions():
+    tasks = dict(
+        semseg=dict(kind='classes', classes=NUM_CLASSES['semseg']),
+        saliency=None,
+        flow=dict(kind='values', channels=2, main_metric='mae', metric=dict(type='mmvmt.ValuesMetric')),
+        crops=dict(kind='binary', metric=None),
+    )
+    evaluator = build(None, tasks=tasks, references=dict(semseg=50.0, saliency=40.0, flow=2.0))
+    assert [type(metric).__name__ for metric in evaluator.metrics] == ['IoUMetric', 'SaliencyMetric', 'ValuesMetric']
+    samples = random_samples(('semseg', 'saliency', 'flow'), 3)
+    evaluator.process([data_sample(sample) for sample in samples])
+    results = evaluator.evaluate(3)
+    changes = dict(
+        semseg=100 * (results['semseg/mIoU'] - 50) / 50,
+        saliency=100 * (results['saliency/mIoU'] - 40) / 40,
+        flow=100 * (2 - results['flow/mae']) / 2,
+    )
+    assert {task: results[f'delta/{task}'] for task in changes} == pytest.approx(changes)
+    assert results['delta_m'] == pytest.approx(sum(changes.values()) / 3)
+    changed = build(dict(semseg=dict(absent_class='zero'), flow={}), tasks=tasks)
+    assert [metric.task for metric in changed.metrics] == ['semseg', 'flow']
+    assert changed.metrics[0].absent_class == 'zero'
+    with pytest.raises(ValueError, match=r"task 'crops' has no metric by default; give metrics\.crops a type"):
+        build(dict(crops={}), tasks=tasks)
+    with pytest.raises(ValueError, match=r'metrics is None, and no metric is declared with the tasks \[\]'):
+        build(None)
+
+
 def test_other_metrics_may_stand_beside(samples):
     class Count(BaseMetric):
         def process(self, data_batch, data_samples):

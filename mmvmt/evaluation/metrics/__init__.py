@@ -5,6 +5,7 @@ from .edge_pictures import EdgePictures
 from .iou_metric import IoUMetric
 from .normals_metric import NormalsMetric
 from .saliency_metric import SaliencyMetric
+from .values_metric import ValuesMetric
 
 __all__ = [
     'DepthMetric',
@@ -14,4 +15,5 @@ __all__ = [
     'NormalsMetric',
     'RunningMetric',
     'SaliencyMetric',
+    'ValuesMetric',
 ]

@@ -42,7 +42,7 @@ class RunningMetric(BaseMetric):
             suitable = ', '.join(name for name, row in TASKS.items() if row.kind == self.kind)
             raise ValueError(
                 f'{type(self).__name__} scores maps of kind {self.kind!r}, and those of task {task!r} are of kind '
-                f'{TASKS[task].kind!r}; suitable tasks: {suitable}'
+                f'{TASKS[task].kind!r}; suitable tasks: {suitable or "none that is declared"}'
             )
         super().__init__(prefix=prefix or task)
         self.task = task
@@ -140,6 +140,10 @@ class RunningMetric(BaseMetric):
         if self._state is None:
             self._state = {name: value.to(device) for name, value in self.init_state().items()}
         return self._state
+
+    def known(self, gt: Tensor) -> Tensor:
+        """Pixels of a label map ``(C, H, W)`` that count, ``(H, W)`` bool."""
+        return TASKS[self.task].known(gt)
 
     def _get_map(self, sample: dict, side: str) -> Tensor:
         maps = sample.get(side, {})

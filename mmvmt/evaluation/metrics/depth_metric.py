@@ -1,4 +1,4 @@
-"""Depth: errors over the valid pixels of the whole set."""
+"""Depth and other metric maps: errors over the valid pixels of the whole set."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ DELTA_BASE = 1.25
 class DepthMetric(RunningMetric):
     r"""Errors of depth over the valid pixels of the whole set, that is where the truth is greater than 0.
 
-    With prediction :math:`d`, truth :math:`g`, both in metres, and means over pixels, the results are
+    With prediction :math:`d`, truth :math:`g`, both in the unit of the task (metres), and means over pixels, the
+    results are
 
-    - ``rmse``: :math:`\sqrt{mean (d - g)^2}`, in metres;
+    - ``rmse``: :math:`\sqrt{mean (d - g)^2}`, in that unit;
     - ``log_rmse``: :math:`\sqrt{mean (\ln d - \ln g)^2}`;
     - ``abs_rel``: :math:`mean\,|d - g| / g`;
     - ``delta1``, ``delta2``, ``delta3``: pixels with :math:`\max(d / g, g / d) < 1.25^k`, in percent.
@@ -27,8 +28,8 @@ class DepthMetric(RunningMetric):
     The logarithm and the ratios need a positive prediction: there, and only there, it is raised to ``min_depth``.
 
     Args:
-        task: ``'depth'``.
-        min_depth: Smallest predicted depth in logarithm and ratios, in metres.
+        task: ``'depth'``, or another task with metric maps.
+        min_depth: Smallest predicted value in logarithm and ratios, in the unit of the task.
         prefix: First part of the result keys. Default: the name of the task.
 
     Raises:
@@ -53,10 +54,10 @@ class DepthMetric(RunningMetric):
         }
 
     def update(self, state: State, pred: Tensor, gt: Tensor) -> None:
-        """Add one image; both maps ``(1, H, W)``, in metres."""
+        """Add one image; both maps ``(1, H, W)``."""
         check_finite(pred)
-        valid = gt > 0
-        pred, gt = pred[valid].double(), gt[valid].double()
+        valid = self.known(gt)
+        pred, gt = pred[0, valid].double(), gt[0, valid].double()
         positive = pred.clamp(min=self.min_depth)
         ratio = torch.maximum(positive / gt, gt / positive)
 

@@ -10,7 +10,7 @@ from mmengine.logging import print_log
 from torch import Tensor
 
 from mmvmt.registry import METRICS
-from mmvmt.structures import IGNORE_INDEX, declared_classes, names_key
+from mmvmt.structures import TASKS, declared_classes, names_key
 
 from .base import RunningMetric, State
 
@@ -25,13 +25,13 @@ class IoUMetric(RunningMetric):
     A set without a single labelled pixel has no mean: that is an error.
 
     Args:
-        task: ``'semseg'`` or ``'human_parts'``.
-        num_classes: Number of classes, background included.
-        ignore_index: Label that is not counted.
+        task: ``'semseg'``, ``'human_parts'``, or another task with classes.
+        num_classes: Number of classes, background included; None: as many as the task is declared with.
+        ignore_index: Label that is not counted; None: that of the task.
         absent_class: What becomes of a class that is neither in the truth nor in a prediction: ``'left_out'`` of the
             mean, or ``'zero'``, as published tables of the field have it.
         class_names: Names for the table. Default: those of the data set's meta information (``classes`` of semseg,
-            ``<task>_classes`` of others), or the indices where it has none.
+            ``<task>_classes`` of others), or those that the task is declared with, or the indices.
         prefix: First part of the result keys. Default: the name of the task.
 
     Raises:
@@ -43,13 +43,23 @@ class IoUMetric(RunningMetric):
     def __init__(
         self,
         task: str,
-        num_classes: int,
-        ignore_index: int = IGNORE_INDEX,
+        num_classes: int | None = None,
+        ignore_index: int | None = None,
         absent_class: str = 'left_out',
         class_names: Sequence[str] | None = None,
         prefix: str | None = None,
     ) -> None:
         super().__init__(task, prefix)
+        declared = TASKS[task].classes
+        if num_classes is None and declared is None:
+            raise ValueError(f'IoUMetric needs num_classes: task {task!r} is not declared with its classes')
+        num_classes = len(declared) if num_classes is None else num_classes
+        ignore_index = int(TASKS[task].ignore) if ignore_index is None else ignore_index
+        if declared is not None and num_classes != len(declared):
+            raise ValueError(
+                f'num_classes of the IoUMetric of task {task!r} is {num_classes}, but the task is declared with '
+                f'{len(declared)} classes; leave num_classes out'
+            )
         if num_classes < 2:
             raise ValueError(f'num_classes must be 2 or more, background included, got {num_classes}')
         if 0 <= ignore_index < num_classes:
@@ -61,7 +71,7 @@ class IoUMetric(RunningMetric):
         self.num_classes = num_classes
         self.ignore_index = ignore_index
         self.absent_class = absent_class
-        self._class_names = class_names
+        self._class_names, self._declared_names = class_names, declared
         self.class_iou: dict[str, float] = {}
         """IoU of each class in the last evaluation, in percent; NaN: absent and left out."""
         self._absent_logged: list[str] = []
@@ -89,21 +99,22 @@ class IoUMetric(RunningMetric):
     @property
     def class_names(self) -> list[str]:
         """Names of the classes, for the table."""
-        names = self._class_names or (self.dataset_meta or {}).get(names_key(self.task), range(self.num_classes))
+        of_data = (self.dataset_meta or {}).get(names_key(self.task), self._declared_names or range(self.num_classes))
+        names = self._class_names or of_data
         return [str(name) for name in names]
 
     def init_state(self) -> State:
-        """Return ``confusion``, ``(classes, classes)``: pixels of the row's class predicted as the column's."""
-        return {'confusion': torch.zeros(self.num_classes, self.num_classes, dtype=torch.int64)}
+        """Return pixels by class: of the truth, predicted as it, and both."""
+        return {name: torch.zeros(self.num_classes, dtype=torch.int64) for name in ('truth', 'predicted', 'hits')}
 
     def update(self, state: State, pred: Tensor, gt: Tensor) -> None:
-        """Add the confusion of one image; both maps ``(1, H, W)``, integer."""
+        """Add one image; both maps ``(1, H, W)``, integer."""
         valid = gt != self.ignore_index
         gt, pred = gt[valid].long(), pred[valid].long()
         self._check_range('truth', gt, f'; {self.ignore_index} is ignored')
         self._check_range('prediction', pred)
-        size = self.num_classes
-        state['confusion'] += torch.bincount(gt * size + pred, minlength=size * size).view(size, size)
+        for name, labels in (('truth', gt), ('predicted', pred), ('hits', gt[gt == pred])):
+            state[name] += torch.bincount(labels, minlength=self.num_classes)
 
     def compute(self, state: State) -> dict[str, float]:
         """Return ``mIoU`` in percent.
@@ -111,11 +122,10 @@ class IoUMetric(RunningMetric):
         Raises:
             ValueError: No pixel of the set is labelled.
         """
-        confusion = state['confusion'].double()
-        if not confusion.any():
+        truth, predicted, hits = (state[name].double() for name in ('truth', 'predicted', 'hits'))
+        if not truth.any():
             raise ValueError(f'{self.task}: no labelled pixel in the whole set; check the label files of the task')
-        hits = confusion.diagonal()
-        union = confusion.sum(0) + confusion.sum(1) - hits
+        union = truth + predicted - hits
         iou = 100 * hits / union
         if self.absent_class == 'zero':
             iou = iou.nan_to_num(0.0)

@@ -1,4 +1,4 @@
-"""Surface normals: the angle between prediction and truth."""
+"""Surface normals and other unit vectors: the angle between prediction and truth."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class NormalsMetric(RunningMetric):
     zero vector has no direction and counts as 90 degrees.
 
     Args:
-        task: ``'normals'``.
+        task: ``'normals'``, or another task with vectors.
         prefix: First part of the result keys. Default: the name of the task.
     """
 
@@ -50,9 +50,9 @@ class NormalsMetric(RunningMetric):
         }
 
     def update(self, state: State, pred: Tensor, gt: Tensor) -> None:
-        """Add one image; both maps ``(3, H, W)``."""
+        """Add one image; both maps ``(C, H, W)``."""
         check_finite(pred)
-        valid = (gt != 0).any(0)
+        valid = self.known(gt)
         # In double precision: arccos in single precision is off by up to 0.02 degrees near 0.
         pred, gt = pred.double(), gt.double()
         lengths = pred.square().sum(0).sqrt() * gt.square().sum(0).sqrt()

@@ -45,7 +45,7 @@ class SaliencyMetric(RunningMetric):
     here, and values outside [0, 1] are an error, not clipped.
 
     Args:
-        task: ``'saliency'``.
+        task: ``'saliency'``, or another task with binary maps.
         thresholds: Increasing thresholds in [0, 1). Default: 15 from 0.2 to 0.9.
         beta2: :math:`\beta^2`, the weight of precision against recall. 1 is the harmonic mean :math:`2 P R / (P + R)`;
             work on salient object detection alone commonly takes 0.3, which favours precision.
@@ -95,8 +95,8 @@ class SaliencyMetric(RunningMetric):
                 f'the prediction ranges from {low:.4g} to {high:.4g} and must be a probability; the head applies the '
                 'sigmoid, once'
             )
-        valid = gt != IGNORE_INDEX
-        gt, pred = gt[valid].long(), pred[valid].float()
+        valid = self.known(gt)
+        gt, pred = gt[0, valid].long(), pred[0, valid].float()
         if gt.numel() == 0:
             return
         if gt.max() > 1:

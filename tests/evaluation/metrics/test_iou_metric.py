@@ -6,6 +6,7 @@ from evaluation_samples import make_sample, pairs, random_samples, score
 from mmengine.logging import MMLogger
 
 from mmvmt.evaluation import IoUMetric
+from mmvmt.structures import register_task
 
 NUM_CLASSES = 5
 
@@ -125,6 +126,21 @@ def test_ignore_index_can_be_another():
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         IoUMetric('semseg', **arguments)
+
+
+def test_a_declared_task_says_its_classes():
+    register_task('crops', kind='classes', classes=['soil', 'wheat'])
+    metric = IoUMetric('crops')
+    assert (metric.num_classes, metric.class_names) == (2, ['soil', 'wheat'])
+    metric.dataset_meta = {'crops_classes': ('Boden', 'Weizen')}
+    assert metric.class_names == ['Boden', 'Weizen']
+    with pytest.raises(ValueError, match="'crops' is 3, but the task is declared with 2 classes"):
+        IoUMetric('crops', num_classes=3)
+    with pytest.raises(ValueError, match="needs num_classes: task 'semseg' is not declared with its classes"):
+        IoUMetric('semseg')
+    register_task('species', kind='classes', classes=300)
+    gt, pred = np.array([[[299, 299, 0, 65535]]], np.int32), np.array([[[299, 0, 0, 4]]], np.int32)
+    assert score(IoUMetric('species'), [make_sample('a', dict(species=(pred, gt)))]) == {'species/mIoU': 50}
 
 
 def test_names_come_from_the_data_set_which_must_have_as_many():

@@ -7,12 +7,22 @@ from distributed import run_ranks
 from evaluation_samples import NUM_CLASSES, make_sample, random_samples, score
 from mmengine.dataset import DefaultSampler
 
-from mmvmt.evaluation import DepthMetric, EdgeMetric, EdgePictures, IoUMetric, NormalsMetric, SaliencyMetric
+from mmvmt.evaluation import (
+    DepthMetric,
+    EdgeMetric,
+    EdgePictures,
+    IoUMetric,
+    NormalsMetric,
+    SaliencyMetric,
+    ValuesMetric,
+)
+from mmvmt.structures import register_task
 
-TASKS = ('semseg', 'human_parts', 'saliency', 'normals', 'depth', 'edge')
+TASKS = ('semseg', 'human_parts', 'saliency', 'normals', 'depth', 'edge', 'flow')
 
 
 def build_metrics():
+    register_task('flow', kind='values', channels=2, motion='displacement')
     return [
         IoUMetric('semseg', NUM_CLASSES['semseg']),
         IoUMetric('human_parts', NUM_CLASSES['human_parts']),
@@ -20,6 +30,7 @@ def build_metrics():
         NormalsMetric(),
         DepthMetric(),
         EdgeMetric(thresholds=9, max_dist=0.1),
+        ValuesMetric('flow'),
     ]
 
 
@@ -159,6 +170,7 @@ def test_prediction_that_is_not_finite(task, value):
         (lambda: NormalsMetric('semseg'), 'suitable tasks: normals'),
         (lambda: SaliencyMetric('depth'), 'suitable tasks: saliency, edge'),
         (lambda: EdgePictures('out', task='pose'), "unknown task 'pose'"),
+        (lambda: ValuesMetric('depth'), "kind 'metric'; suitable tasks: none that is declared"),
     ],
 )
 def test_task_of_another_kind(build, message):

@@ -65,10 +65,10 @@ class ImagePrediction:
 
     @property
     def maps(self) -> dict[str, np.ndarray]:
-        """By task: classes ``(H, W)`` uint8; probabilities ``(H, W)``, unit vectors ``(3, H, W)`` and depth in metres
-        ``(H, W)`` float32."""
+        """By task: classes ``(H, W)`` uint8 (of more than 255 int32); probabilities ``(H, W)``, unit vectors ``(3, H,
+        W)``, depth in metres ``(H, W)`` and values ``(C, H, W)``, of one channel ``(H, W)``, float32."""
         fields = {task: self.sample.pred.get(task).cpu().numpy() for task in TASKS if task in self.sample.pred}
-        return {task: field if TASKS[task].kind == 'vectors' else field[0] for task, field in fields.items()}
+        return {task: field[0] if len(field) == 1 else field for task, field in fields.items()}
 
     def draw(self) -> np.ndarray:
         """The picture and its coloured maps side by side, with labels: ``(H', W', 3)`` uint8, RGB."""

@@ -1,4 +1,4 @@
-"""Predicted maps as files, in the formats of PASCAL_MT."""
+"""Predicted maps as files, in the formats of PASCAL_MT, and of other tasks as NumPy's or 16-bit PNG."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from .multi_task_data_sample import MultiTaskDataSample
-from .normals_axes import NormalsAxes
 from .tasks import TASKS
 
 
@@ -24,22 +23,23 @@ def encode_map(task: str, prediction: Tensor) -> np.ndarray:
         prediction: ``(C, H, W)``, as in ``sample.pred``.
 
     Returns:
-        Classes ``(H, W)`` uint8; probabilities ``(H, W)`` uint8, ``255 p``; normals ``(H, W, 3)`` uint8 RGB, ``255 (n
-        + 1) / 2`` in their own axes; depth ``(H, W)`` float32 in metres.
+        Classes ``(H, W)`` uint8, of more than 255 uint16; probabilities ``(H, W)`` uint8, ``255 p``; normals ``(H, W,
+        3)`` uint8 RGB, ``255 (n + 1) / 2`` in their own axes; all other numbers float32, ``(H, W)`` of one channel and
+        ``(H, W, C)`` of several.
     """
     array = prediction.cpu().numpy()
     kind = TASKS[task].kind
     if kind == 'classes':
-        return array[0].astype(np.uint8)
+        return array[0].astype(np.uint8 if TASKS[task].dtype == np.uint8 else np.uint16)
     if kind == 'binary':
         return np.rint(array[0] * 255).astype(np.uint8)
-    if kind == 'vectors':
+    if kind == 'vectors' and len(array) == 3:
         return np.rint((array.transpose(1, 2, 0) + 1) * 127.5).astype(np.uint8)
-    return array[0].astype(np.float32)
+    return (array[0] if len(array) == 1 else array.transpose(1, 2, 0)).astype(np.float32)
 
 
 def save_predictions(sample: MultiTaskDataSample, out_dir: str) -> list[str]:
-    """Write every predicted map of a sample to ``out_dir/TASK/ID.png`` (depth: ``.npy``).
+    """Write every predicted map of a sample to ``out_dir/TASK/ID.png`` (numbers such as depth: ``.npy``).
 
     Files of normals say their axes as ``normals_x`` and ``normals_y`` in the text chunks of the PNG, where the sample's
     meta information does.
@@ -60,7 +60,7 @@ def save_predictions(sample: MultiTaskDataSample, out_dir: str) -> list[str]:
         path = osp.join(out_dir, task, str(sample.img_id) + ('.npy' if array.dtype == np.float32 else '.png'))
         # Ids of some data sets name folders themselves.
         os.makedirs(osp.dirname(path), exist_ok=True)
-        axes = NormalsAxes.of(sample) if TASKS[task].kind == 'vectors' else None
+        axes = TASKS[task].axes_in(sample) if TASKS[task].kind == 'vectors' else None
         if array.dtype == np.float32:
             np.save(path, array)
         elif axes is not None:

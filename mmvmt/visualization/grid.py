@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from mmvmt.structures import TASKS, NormalsAxes
 
-from .drawing import TEXT_COLOR, WHITE, Map, _font, _shorten, colorize
+from .drawing import TEXT_COLOR, WHITE, Map, _font, _shorten, colorize, palette_of
 
 
 def draw_grid(
@@ -19,6 +20,7 @@ def draw_grid(
     columns: int | None = None,
     depth_range: tuple[float, float] | None = None,
     axes: NormalsAxes | None = None,
+    meta: Mapping[str, Any] | None = None,
 ) -> np.ndarray:
     """Draw a picture and its coloured maps, each with its name above it, in cells of the picture's own size.
 
@@ -29,6 +31,7 @@ def draw_grid(
         depth_range: Depths in metres at the ends of the colour map, see :func:`mmvmt.visualization.colorize`; fixed
             ones keep the colours of a film from flickering.
         axes: Axes of normals, as in :func:`mmvmt.visualization.colorize`.
+        meta: Meta information of the data set, for its palettes.
 
     Returns:
         The picture, uint8 RGB: ``columns * W`` wide, and per row H and a line of text high. Both are even, as films
@@ -39,7 +42,8 @@ def draw_grid(
     """
     cells = [('input', image)]
     for task, label_map in maps.items():
-        cell = colorize(task, label_map, depth_range if TASKS[task].kind == 'metric' else None, axes)
+        of_depth = depth_range if TASKS[task].kind == 'metric' else None
+        cell = colorize(task, label_map, of_depth, axes, palette_of(task, meta))
         if cell.shape != image.shape:
             raise ValueError(
                 f'the map of task {task!r} has {cell.shape[0]} x {cell.shape[1]} pixels, the picture has '

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import mmcv
 import numpy as np
 from mmengine.dist import is_main_process
@@ -17,7 +20,8 @@ from .drawing import draw_multi_task
 class MultiTaskVisualizer(Visualizer):
     """Draws input, truth and prediction of all tasks of a sample in one labelled picture.
 
-    Normals are drawn by the axes in the sample's meta information.
+    Normals are drawn by the axes in the sample's meta information, classes by the palettes in :attr:`dataset_meta`,
+    which runs set.
 
     Arguments are those of :class:`mmengine.visualization.Visualizer`.
 
@@ -57,7 +61,7 @@ class MultiTaskVisualizer(Visualizer):
         Raises:
             OSError: The file cannot be written.
         """
-        picture = self.draw_datasample(image, data_sample, draw_gt, draw_pred, title=name)
+        picture = self.draw_datasample(image, data_sample, draw_gt, draw_pred, name, self.dataset_meta)
         if is_main_process():
             self.set_image(picture)
             if show:
@@ -74,8 +78,13 @@ class MultiTaskVisualizer(Visualizer):
         draw_gt: bool = True,
         draw_pred: bool = True,
         title: str | None = None,
+        meta: Mapping[str, Any] | None = None,
     ) -> np.ndarray:
-        """Return the picture of a sample, ``(H', W', 3)`` uint8 RGB; arguments as in :meth:`add_datasample`."""
+        """Return the picture of a sample, ``(H', W', 3)`` uint8 RGB; arguments as in :meth:`add_datasample`.
+
+        Args:
+            meta: Meta information of the data set, for its palettes.
+        """
         rows = {}
         for row, side, wanted in (('truth', 'gt', draw_gt), ('prediction', 'pred', draw_pred)):
             if wanted and data_sample is not None and side in data_sample:
@@ -83,4 +92,4 @@ class MultiTaskVisualizer(Visualizer):
                 # A sample keeps its fields in no order: the table of tasks has one.
                 rows[row] = {task: maps.get(task) for task in TASKS if task in maps}
         axes = None if data_sample is None else NormalsAxes.of(data_sample)
-        return draw_multi_task(image, rows, title, axes)
+        return draw_multi_task(image, rows, title, axes, meta)

@@ -2,12 +2,13 @@ import numpy as np
 import pytest
 import torch
 
-from mmvmt.structures import NormalsAxes, voc_palette
+from mmvmt.structures import NormalsAxes, register_task, voc_palette
 from mmvmt.visualization.drawing import (
     HATCH_COLORS,
     PALETTES,
     colorize,
     draw_multi_task,
+    palette_of,
     robust_range,
 )
 
@@ -98,9 +99,53 @@ class TestColorize:
 
     def test_depth_range(self):
         depth = np.array([[2.0, 4.0]], np.float32)
-        far = colorize('depth', depth, depth_range=(0, 4))
-        assert far[0, 1].sum() == colorize('depth', depth, depth_range=(0, 2))[0, 0].sum()
+        far = colorize('depth', depth, value_range=(0, 4))
+        assert far[0, 1].sum() == colorize('depth', depth, value_range=(0, 2))[0, 0].sum()
         assert far[0, 0].sum() < far[0, 1].sum()
+
+    def test_values_of_one_channel_are_ordered_and_may_be_negative(self):
+        register_task('height', kind='values', unit='m')
+        heights = np.tile(np.linspace(-3, 3, 20, dtype=np.float32), (16, 1))
+        heights[:, 10] = np.nan
+        picture = colorize('height', heights)
+        brightness = np.delete(picture[0].astype(float) @ (0.3, 0.6, 0.1), 10)
+        assert (np.diff(brightness) >= 0).all()
+        assert is_hatched(picture[:, 10])
+
+    def test_directions_have_hues_and_lengths_colour(self):
+        register_task('flow', kind='values', channels=2, motion='displacement')
+        flow = np.array([[(8, 0), (-8, 0), (0, 0), (4, 0)], [(np.nan, np.nan)] * 4], np.float32)
+        picture = colorize('flow', flow, value_range=(0, 8))
+        assert picture[0].tolist() == [[255, 0, 0], [0, 255, 255], [255, 255, 255], [255, 128, 128]]
+        assert is_hatched(np.tile(picture[1], (8, 2, 1)))
+        register_task('wind', kind='vectors', channels=2)
+        assert colorize('wind', np.array([[(1, 0), (-1, 0)]], np.float32)).tolist() == [[[255, 0, 0], [0, 255, 255]]]
+
+    @pytest.mark.parametrize('channels', [3, 5])
+    def test_the_first_three_values_are_red_green_and_blue(self, channels):
+        register_task('albedo', kind='values', channels=channels)
+        albedo = np.full((4, 8, channels), 0.5, np.float32)
+        albedo[:, :4, :3] = (1, 0, 0.2)
+        assert colorize('albedo', albedo)[0, ::4].tolist() == [[255, 0, 51], [128, 128, 128]]
+        assert robust_range([100 * albedo], 'albedo')[1] == 100
+        np.testing.assert_array_equal(
+            colorize('albedo', torch.from_numpy(albedo).permute(2, 0, 1)), colorize('albedo', albedo)
+        )
+
+    def test_palettes_of_declarations_and_data_sets(self):
+        red, blue = (255, 0, 0), (0, 0, 255)
+        register_task('crops', kind='classes', classes=2, palette=[red, blue])
+        register_task('lanes', kind='binary', palette=[blue, red])
+        register_task('species', kind='classes', classes=300)
+        labels = np.array([[0, 1]], np.uint8)
+        assert colorize('crops', labels).tolist() == [[[*red], [*blue]]]
+        assert colorize('lanes', labels).tolist() == [[[*blue], [*red]]]
+        assert colorize('lanes', np.array([[0.2]], np.float32)).tolist() == [[[51, 0, 204]]]
+        meta = dict(crops_palette=[blue, red], palette=[red, red])
+        assert colorize('crops', labels, palette=palette_of('crops', meta)).tolist() == [[[*blue], [*red]]]
+        assert palette_of('semseg', meta).tolist() == [[*red], [*red]]
+        assert palette_of('semseg').tolist() == PALETTES['semseg'].tolist()
+        assert colorize('species', np.array([[299, 65535]], np.int32))[0, 0].tolist() == [*voc_palette(300)[299]]
 
     @pytest.mark.parametrize('value', [0, 3])
     def test_constant_depth(self, value):

@@ -66,6 +66,17 @@ def test_draws_what_is_there_and_wanted(sides, options, rows):
     np.testing.assert_array_equal(MultiTaskVisualizer.draw_datasample(image, sample, **options), expected)
 
 
+def test_classes_are_drawn_in_the_colours_of_the_data_set():
+    image, sample = scene(('gt',))
+    visualizer = MultiTaskVisualizer('palettes')
+    visualizer.dataset_meta = dict(palette=[(9 * index, 0, 0) for index in range(21)])
+    visualizer.add_datasample('a', image, sample)
+    rows = {'truth': in_table_order(sample.gt)}
+    expected = draw_multi_task(image, rows, 'a', meta=visualizer.dataset_meta)
+    np.testing.assert_array_equal(visualizer.get_image(), expected)
+    assert not np.array_equal(expected, draw_multi_task(image, rows, 'a'))
+
+
 def test_normals_are_drawn_by_the_axes_of_the_sample():
     image, sample = scene(('gt',))
     sample.set_metainfo(dict(normals_x='right', normals_y='up'))

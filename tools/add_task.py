@@ -24,9 +24,10 @@ from mmvmt.engine.inputs import comes_without_encoder, is_there, missing_inputs
 from mmvmt.engine.provenance import run_record
 from mmvmt.engine.run_config import add_trust_argument, read_config, set_amp
 from mmvmt.models import MultiTaskEncoderDecoder, parameter_groups
-from mmvmt.models.identity import METHOD_KEY, method_record
+from mmvmt.models.identity import model_record
 from mmvmt.models.parameter_groups import count
 from mmvmt.registry import DATASETS
+from mmvmt.structures import declare_tasks
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -34,6 +35,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('config', help='config that the model was trained with')
     parser.add_argument('checkpoint', help='its checkpoint or adapter file')
     parser.add_argument('--task', required=True, help='the task to add, such as depth')
+    parser.add_argument(
+        '--declare',
+        nargs='+',
+        metavar='KEY=VALUE',
+        help='what the task is, if the package does not know it, such as kind=classes classes=5; or a config or JSON '
+        'file whose entry tasks declares it',
+    )
     parser.add_argument(
         '--head',
         nargs='+',
@@ -53,6 +61,23 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     if args.images < 1:
         parser.error(f'--images must be at least 1, got {args.images}')
     return args
+
+
+def declaration_of(task: str, given: Sequence[str] | None) -> dict[str, Any]:
+    """The declaration of a task on the command line: pairs of keys and values, or a file that has it."""
+    if given is None:
+        return {}
+    if len(given) == 1 and '=' not in given[0]:
+        tasks = Config.fromfile(given[0]).to_dict().get('tasks')
+        if not isinstance(tasks, dict) or not tasks.get(task):
+            raise ValueError(f'{given[0]} declares no task {task!r}: its entry tasks is {tasks!r}')
+        return tasks[task]
+    wrong = [pair for pair in given if '=' not in pair]
+    if wrong:
+        raise ValueError(f'--declare takes key=value pairs or one file, got {wrong[0]!r}')
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--declare', nargs='+', action=DictAction)
+    return parser.parse_args(['--declare', *given]).declare
 
 
 def read_images(cfg: Config, number: int) -> list[dict[str, Any]]:
@@ -77,7 +102,7 @@ def outputs_of(
 def save_model(model: MultiTaskEncoderDecoder, path: str, iteration: int) -> None:
     """Write a checkpoint that tools/test.py and load_from read."""
     buffer = io.BytesIO()
-    meta = {METHOD_KEY: method_record(model), 'iter': iteration}
+    meta = model_record(model) | dict(iter=iteration)
     torch.save(dict(meta=meta, state_dict=model.state_dict()), buffer)
     write_atomically(path, buffer.getvalue())
 
@@ -103,6 +128,7 @@ def main(argv: list[str] | None = None) -> int:
         work_dir = args.work_dir or osp.join('work_dirs', f'{name}_{args.task}')
         args.checkpoint = osp.expanduser(args.checkpoint)
         cfg = read_config(args.config, args.cfg_options, args.data_root, work_dir)
+        declare_tasks({args.task: declaration_of(args.task, args.declare)})
         head = head_config(cfg, args.task, args.head)
         enlarged = enlarged_config(cfg, args.task, head)
         exists = is_there(args.checkpoint)

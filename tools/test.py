@@ -8,6 +8,7 @@ from mmengine.dist import is_main_process
 from mmengine.fileio import dump
 
 import mmvmt  # noqa: F401  makes the scope known before the config is read
+from mmvmt.apis.weights import declare_tasks_of
 from mmvmt.engine.adapter_file import is_adapter_file, load_adapter
 from mmvmt.engine.inputs import comes_without_encoder, is_there, missing_inputs
 from mmvmt.engine.provenance import run_record
@@ -47,6 +48,8 @@ def main(argv: list[str] | None = None) -> int:
     set_test_outputs(cfg, args.out, args.show, args.show_dir, args.wait_time)
 
     exists = is_there(args.checkpoint)
+    if exists:
+        declare_tasks_of(cfg, args.checkpoint, args.trust_checkpoint)
     # mmengine's own loader falls back to executing what a file holds: this one refuses such a file.
     needs_encoder = exists and comes_without_encoder(args.checkpoint, args.trust_checkpoint)
     missing = missing_inputs(cfg, ('test_dataloader',), weights=needs_encoder)

@@ -4,6 +4,7 @@ import argparse
 import sys
 
 import mmvmt  # noqa: F401  makes the scope known before the config is read
+from mmvmt.apis.weights import declare_tasks_of
 from mmvmt.engine.inputs import check_load_from, check_sampler, missing_inputs, set_resume
 from mmvmt.engine.run_config import (
     add_run_arguments,
@@ -33,6 +34,8 @@ def main(argv: list[str] | None = None) -> int:
         set_resume(cfg, args.trust_checkpoint)
     else:
         check_load_from(cfg, args.trust_checkpoint)
+        if cfg.get('load_from'):
+            declare_tasks_of(cfg, cfg.load_from, args.trust_checkpoint)
 
     missing = missing_inputs(cfg, ('train_dataloader', 'val_dataloader'), weights=True)
     if missing:

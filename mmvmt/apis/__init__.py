@@ -1,4 +1,5 @@
-from .inferencer import ImagePrediction, MultiTaskInferencer
+from .inferencer import MultiTaskInferencer
 from .pictures import UnreadableImagesError
+from .prediction import ImagePrediction
 
 __all__ = ['ImagePrediction', 'MultiTaskInferencer', 'UnreadableImagesError']

@@ -8,10 +8,8 @@ import os
 import os.path as osp
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from mmcv.transforms import BaseTransform, LoadAnnotations
@@ -23,8 +21,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mmvmt.apis.pictures import ImageInput, Picture, UnreadableImagesError, is_single, list_pictures, unreadable
-from mmvmt.apis.weights import build_model, load_weights
-from mmvmt.datasets.images import read_image
+from mmvmt.apis.prediction import ImagePrediction
+from mmvmt.apis.weights import build_model, declare_tasks_of, load_weights
 from mmvmt.datasets.transforms import (
     LoadMultiTaskAnnotations,
     LoadMultiTaskImage,
@@ -35,65 +33,12 @@ from mmvmt.engine.run_config import add_trust_argument
 from mmvmt.models import MultiTaskEncoderDecoder
 from mmvmt.models.wrappers import unwrapped
 from mmvmt.registry import TRANSFORMS
-from mmvmt.structures import TASKS, MultiTaskDataSample, NormalsAxes, check_tasks, save_predictions
-from mmvmt.visualization import MultiTaskVisualizer
-
-PICTURES = 'pictures'
-"""Folder of the labelled pictures, beside those of the tasks."""
-
-
-@dataclass(frozen=True)
-class ImagePrediction:
-    """The maps of one picture.
-
-    Args:
-        name: Name of the picture within the call, without suffix; may hold folders.
-        sample: The sample, with ``pred`` at the size of the picture.
-        path: File of the picture; None if it came from memory.
-        array: ``(H, W, 3)`` uint8, BGR; None if the file has to be read again.
-    """
-
-    name: str
-    sample: MultiTaskDataSample
-    path: str | None = None
-    array: np.ndarray | None = None
-
-    @property
-    def image(self) -> np.ndarray:
-        """The picture, upright, ``(H, W, 3)`` uint8 in BGR order."""
-        return read_image(self.path, upright=True) if self.array is None else self.array
-
-    @property
-    def maps(self) -> dict[str, np.ndarray]:
-        """By task: classes ``(H, W)`` uint8 (of more than 255 int32); probabilities ``(H, W)``, unit vectors ``(3, H,
-        W)``, depth in metres ``(H, W)`` and values ``(C, H, W)``, of one channel ``(H, W)``, float32."""
-        fields = {task: self.sample.pred.get(task).cpu().numpy() for task in TASKS if task in self.sample.pred}
-        return {task: field[0] if len(field) == 1 else field for task, field in fields.items()}
-
-    def draw(self) -> np.ndarray:
-        """The picture and its coloured maps side by side, with labels: ``(H', W', 3)`` uint8, RGB."""
-        image = cv2.cvtColor(self.image, cv2.COLOR_BGR2RGB)
-        return MultiTaskVisualizer.draw_datasample(image, self.sample, draw_gt=False, title=self.name)
-
-    def save(self, out_dir: str | os.PathLike) -> list[str]:
-        """Write maps and picture.
-
-        Args:
-            out_dir: Folder. Maps go to ``out_dir/TASK/NAME.png`` in the formats of PASCAL_MT (depth: ``.npy``), the
-                labelled picture to ``out_dir/pictures/NAME.png``.
-
-        Returns:
-            The paths written.
-
-        Raises:
-            OSError: A file cannot be written.
-        """
-        paths = save_predictions(self.sample, os.fspath(out_dir))
-        path = osp.join(out_dir, PICTURES, f'{self.name}.png')
-        os.makedirs(osp.dirname(path), exist_ok=True)
-        if not cv2.imwrite(path, cv2.cvtColor(self.draw(), cv2.COLOR_RGB2BGR)):
-            raise OSError(f'could not write {path}; check the folder and the free space')
-        return [*paths, path]
+from mmvmt.structures import (
+    NormalsAxes,
+    TaskDeclarations,
+    check_tasks,
+    declare_tasks,
+)
 
 
 class MultiTaskInferencer:
@@ -111,7 +56,8 @@ class MultiTaskInferencer:
         model: Path of a config, a config, or a model. A model that is given is used as it is, in evaluation mode.
         weights: Checkpoint or adapter file; needed unless ``model`` is a model. Nothing in it is executed, unless
             ``trusted`` is set.
-        tasks: Tasks to compute; None: all of the model. Features and heads of others are not computed.
+        tasks: Tasks to compute, or their declarations; None: all of the model. Features and heads of others are not
+            computed.
         device: Device such as ``'cuda:0'``; None: a GPU if there is one, and for a given model where it is.
         pipeline: Configs of the transforms instead of those of the config; for a given model by default loading alone.
         cfg_options: Changes of config entries, by their dotted names.
@@ -137,7 +83,7 @@ class MultiTaskInferencer:
         model: str | os.PathLike | Config | MultiTaskEncoderDecoder,
         weights: str | os.PathLike | None = None,
         *,
-        tasks: Sequence[str] | None = None,
+        tasks: TaskDeclarations | None = None,
         device: str | torch.device | None = None,
         pipeline: Sequence[dict[str, Any]] | None = None,
         cfg_options: Mapping[str, Any] | None = None,
@@ -152,6 +98,9 @@ class MultiTaskInferencer:
                 raise ValueError(
                     'a config alone gives a model with random weights: name a checkpoint or an adapter file as weights'
                 )
+            if isinstance(tasks, Mapping):
+                declare_tasks(tasks)
+            declare_tasks_of(cfg, weights, trusted)
             model = build_model(cfg)
             device = device or get_device()
         elif cfg_options:
@@ -165,7 +114,9 @@ class MultiTaskInferencer:
             pipeline = _DEFAULT_PIPELINE if cfg is None else _test_pipeline(cfg)
         self._loader, self._transforms = _build_pipeline(pipeline)
         meta = {} if weights is None else load_weights(model, weights, trusted)
-        self.axes = NormalsAxes.of(meta.get('dataset_meta')) or NormalsAxes()
+        self.dataset_meta = meta.get('dataset_meta') or {}
+        """What the file of weights says of the data that the model was trained on."""
+        self.axes = NormalsAxes.of(self.dataset_meta) or NormalsAxes()
         """Axes of the normals: those that the file of weights says the model was trained on, else PASCAL_MT's."""
         self.model = (model if device is None else model.to(device)).eval()
         self.show_progress = show_progress
@@ -274,7 +225,7 @@ class MultiTaskInferencer:
         with self._settings():
             samples = self.model.test_step(data)
         for (picture, _, image), sample in zip(loaded, samples):
-            yield ImagePrediction(picture.name, sample, picture.path, image)
+            yield ImagePrediction(picture.name, sample, picture.path, image, self.dataset_meta)
 
     @contextmanager
     def _settings(self) -> Iterator[None]:

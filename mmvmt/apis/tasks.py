@@ -13,19 +13,19 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mmvmt.engine.run_config import dataset_cfgs, name_types
 from mmvmt.models import MultiTaskEncoderDecoder
+from mmvmt.models.task_heads import output_config
 from mmvmt.models.wrappers import is_sharded, unwrapped
-from mmvmt.structures import TASKS, check_tasks
+from mmvmt.structures import TASKS, check_tasks, declarations, declare_tasks
 
-_OUTPUTS = {
-    'classes': 'mmvmt.ClassesOutput',
-    'binary': 'mmvmt.ProbabilityOutput',
-    'vectors': 'mmvmt.UnitVectorOutput',
-    'metric': 'mmvmt.DepthOutput',
-}
 _EVALUATORS = ('val_evaluator', 'test_evaluator')
 
 
-def add_task(model: MultiTaskEncoderDecoder, task: str, head: Mapping[str, Any]) -> None:
+def add_task(
+    model: MultiTaskEncoderDecoder,
+    task: str,
+    head: Mapping[str, Any],
+    declaration: Mapping[str, Any] | None = None,
+) -> None:
     """Add a task to a model, in place, and let it alone train.
 
     The encoder, what tasks share, the other tasks' parts of the adapters and their heads keep every bit; they are
@@ -36,6 +36,8 @@ def add_task(model: MultiTaskEncoderDecoder, task: str, head: Mapping[str, Any])
         model: The model, not wrapped for several ranks; in other wrappers, such as ``torch.compile``, it may be.
         task: Name of the new task, see :data:`mmvmt.structures.TASKS`.
         head: Config of its head, as under ``model.heads`` of a config.
+        declaration: Of a task that is not known yet, such as ``dict(kind='binary')``, see
+            :func:`mmvmt.structures.declare_tasks`.
 
     Raises:
         TypeError: ``model`` is no ``MultiTaskEncoderDecoder``.
@@ -43,7 +45,7 @@ def add_task(model: MultiTaskEncoderDecoder, task: str, head: Mapping[str, Any])
             that could be added to; the model is unchanged then.
     """
     model = _bare(model)
-    check_tasks((task,))
+    declare_tasks({task: declaration})
     if task in model.tasks:
         raise ValueError(f'the model has task {task!r} already; its tasks are {", ".join(model.tasks)}')
     built = model.build_head(task, head)
@@ -91,17 +93,17 @@ def head_config(cfg: Config, task: str, options: Mapping[str, Any] | None = None
     heads = cfg.model.heads
     if task in heads:
         raise ValueError(f'the config has a head for task {task!r} already; its tasks are {", ".join(heads)}')
-    kind = TASKS[task].kind
     head = {key: value for key, value in next(iter(heads.values())).items() if key != 'output'}
-    merged = Config(copy.deepcopy(dict(head, output=dict(type=_OUTPUTS[kind]))))
+    merged = Config(copy.deepcopy(dict(head, output={})))
     merged.merge_from_dict(dict(options or {}))
-    if kind == 'classes' and 'num_classes' not in merged.output:
+    counted = TASKS[task].classes is not None or 'num_classes' in merged.output
+    if TASKS[task].kind == 'classes' and not counted:
         raise ValueError(f'task {task!r} has classes: say how many with --head output.num_classes=N')
-    return merged.to_dict()
+    return merged.to_dict() | dict(output=output_config(TASKS[task], merged.output.to_dict()))
 
 
 def enlarged_config(cfg: Config, task: str, head: Mapping[str, Any]) -> Config:
-    """The config of a model with a further task: its head, its labels in every data set, its metric.
+    """The config of a model with a further task: its declaration, its head, its labels in every data set, its metric.
 
     References are left out where they have none for the new task.
 
@@ -117,11 +119,18 @@ def enlarged_config(cfg: Config, task: str, head: Mapping[str, Any]) -> Config:
     cfg.model.heads[task] = copy.deepcopy(dict(head))
     name_types(cfg)
     _set_data_tasks(cfg, list(cfg.model.heads))
+    cfg.model.backbone.pop('tasks', None)
+    if cfg.model.get('tasks') is not None or declarations(cfg.model.heads):
+        cfg.model.tasks = _declared(list(cfg.model.heads))
     for name in _EVALUATORS:
         evaluator = cfg.get(name)
         metric = _metric(task, head)
         if evaluator is None or metric is None:
             continue
+        if isinstance(evaluator, Mapping) and evaluator.get('tasks') is not None:
+            evaluator.tasks = _declared([*evaluator.tasks, task])
+            if evaluator.get('metrics') is None:
+                continue
         if not isinstance(evaluator, Mapping) or not isinstance(evaluator.get('metrics'), Mapping):
             raise ValueError(
                 f'{name}.metrics must be a dictionary by task, as MultiTaskEvaluator takes it, to get one for {task!r}'
@@ -150,8 +159,12 @@ def training_config(cfg: Config, task: str, load_from: str) -> Config:
     _set_data_tasks(cfg, [task])
     for name in _EVALUATORS:
         if cfg.get(name) is not None:
-            cfg[name].metrics = {task: cfg[name].metrics[task]} if task in cfg[name].metrics else {}
+            metrics = cfg[name].get('metrics')
+            metrics = _metric(task, cfg.model.heads[task]) if metrics is None else metrics.get(task)
+            cfg[name].metrics = {} if metrics is None else {task: metrics}
             cfg[name].references = None
+            if cfg[name].get('tasks') is not None:
+                cfg[name].tasks = _declared([task])
     if cfg.get('val_evaluator') is not None and not cfg.val_evaluator.metrics:
         cfg.val_dataloader = cfg.val_evaluator = cfg.val_cfg = None
     return cfg
@@ -159,14 +172,21 @@ def training_config(cfg: Config, task: str, load_from: str) -> Config:
 
 def _set_data_tasks(cfg: Config, tasks: Sequence[str]) -> None:
     for dataset in dataset_cfgs(cfg):
-        dataset['tasks'] = list(tasks)
+        # A config's own list stays one: not every data set takes declarations.
+        dataset['tasks'] = _declared(tasks) if declarations(tasks) else list(tasks)
+
+
+def _declared(tasks: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Tasks as configs declare them."""
+    return {task: declarations([task]).get(task, {}) for task in tasks}
 
 
 def _metric(task: str, head: Mapping[str, Any]) -> dict[str, Any] | None:
     """Config of the metric of a task; None for a task that has none."""
-    metric = TASKS[task].metric
-    counted = dict(num_classes=head['output']['num_classes']) if TASKS[task].kind == 'classes' else {}
-    return None if metric is None else metric | counted
+    rules = TASKS[task]
+    uncounted = rules.kind == 'classes' and rules.classes is None
+    counted = dict(num_classes=head['output']['num_classes']) if uncounted else {}
+    return None if rules.metric is None else rules.metric | counted
 
 
 def _bare(model: Any) -> MultiTaskEncoderDecoder:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import os.path as osp
+from collections.abc import Mapping
 from typing import Any
 
 from mmengine.config import Config
@@ -13,17 +14,48 @@ from torch import nn
 from mmvmt.engine.adapter_file import is_adapter_file, load_adapter, read_adapter
 from mmvmt.models import MultiTaskEncoderDecoder
 from mmvmt.models.checkpoint import read_checkpoint, state_dict_of
-from mmvmt.models.identity import METHOD_KEY, check_method_record, fill_frozen_in, lacks_encoder, load_pretrained
+from mmvmt.models.identity import (
+    METHOD_KEY,
+    TASKS_KEY,
+    check_method_record,
+    fill_frozen_in,
+    lacks_encoder,
+    load_pretrained,
+)
 from mmvmt.models.model_checkpoint import check_complete, named_as
 from mmvmt.models.weight_checks import check_tensors
 from mmvmt.models.wrappers import unwrapped
 from mmvmt.registry import MODELS
+from mmvmt.structures import TASKS, meet_declarations
 
 
 def build_model(cfg: Config) -> nn.Module:
     """Build the model of a config in evaluation mode; no weights are read, and only its own will fit."""
     init_default_scope(cfg.get('default_scope', 'mmvmt'))
     return MODELS.build({key: value for key, value in cfg.model.items() if key != 'strict_heads'}).eval()
+
+
+def declare_tasks_of(cfg: Config, path: str | os.PathLike, trusted: bool = False) -> None:
+    """Make the tasks known that a config names without declaring them, from the file of weights that has them.
+
+    Args:
+        cfg: The config of the model, which is not built yet.
+        path: A checkpoint, or an adapter file, as in :func:`load_weights`.
+        trusted: As there.
+
+    Raises:
+        ValueError: The file has another task by the name of one that is known, or is damaged.
+    """
+    model, path = cfg.get('model') or {}, os.path.expanduser(os.fspath(path))
+    declared = model.get('tasks')
+    declared = declared if isinstance(declared, Mapping) else {}
+    if all(task in TASKS or declared.get(task) for task in model.get('heads') or ()) or not osp.isfile(path):
+        return
+    if is_adapter_file(path):
+        read_adapter(path)
+        return
+    meta = read_checkpoint(path, trusted).get('meta') or {}
+    meet_declarations(meta.get(TASKS_KEY), f'checkpoint {path!r}')
 
 
 def load_weights(model: nn.Module, path: str | os.PathLike, trusted: bool = False) -> dict[str, Any]:
@@ -55,6 +87,7 @@ def load_weights(model: nn.Module, path: str | os.PathLike, trusted: bool = Fals
     what = f'checkpoint {path!r}'
     meta = checkpoint.get('meta') or {}
     check_method_record(meta.get(METHOD_KEY), model, what)
+    meet_declarations(meta.get(TASKS_KEY), what)
     if lacks_encoder(checkpoint):
         load_pretrained(model, what)
         fill_frozen_in(model, checkpoint)

@@ -14,7 +14,7 @@ from mmengine.dist import get_world_size
 from mmengine.logging import print_log
 from torch.utils.data import get_worker_info
 
-from mmvmt.structures import TASKS
+from mmvmt.structures import TASKS, Task
 
 WINDOW = 50
 """So many maps of a task are looked at while training, per process, before they are judged."""
@@ -85,7 +85,7 @@ class LabelStatistics:
             values = label[known].reshape(-1, row.channels)
             names = value_names(task)
             self.totals.update(pixels=known.size, known=int(known.sum()))
-        if row.kind == 'vectors' and row.channels == 3:
+        if _are_normals(row):
             self.totals.update(z=float(values[:, 2].sum(dtype=np.float64)), away=int((values[:, 2] < 0).sum()))
         if row.kind == 'metric' and len(values):
             self.totals.update(median=float(np.median(values)))
@@ -131,7 +131,7 @@ def judge(task: str, found: LabelStatistics) -> list[Finding]:
         findings += _judge_classes(task, found, images)
     elif kind == 'binary' and labelled:
         findings += _judge_masks(found, images)
-    elif kind == 'vectors' and labelled:
+    elif _are_normals(TASKS[task]) and labelled:
         findings += _judge_vectors(found)
     elif unit == 'm' and labelled and found.totals['median'] / labelled > _FAR_DEPTH:
         median = found.totals['median'] / labelled
@@ -145,6 +145,11 @@ def judge(task: str, found: LabelStatistics) -> list[Finding]:
             )
         )
     return findings
+
+
+def _are_normals(task: Task) -> bool:
+    """Whether vectors are normals of what is seen: in the axes of the data set's, z to the viewer."""
+    return task.kind == 'vectors' and task.channels == 3 and task.motion == 'direction' and task.axes is None
 
 
 def _judge_classes(task: str, found: LabelStatistics, images: str) -> Iterable[Finding]:

@@ -33,7 +33,7 @@ from mmvmt.models.identity import (
 from mmvmt.models.model_checkpoint import named_as
 from mmvmt.models.weight_checks import check_tensors
 from mmvmt.models.wrappers import is_sharded, plain_name, unwrapped
-from mmvmt.structures import NormalsAxes
+from mmvmt.structures import NormalsAxes, declarations, meet_declarations
 
 from .files import write_atomically
 from .provenance import package_versions
@@ -53,8 +53,9 @@ class AdapterFile(NamedTuple):
     """What is in an adapter file.
 
     Args:
-        manifest: ``version`` of the format; ``method``, the plugins with their options; ``tasks``; ``heads``, by task
-            ``type``, ``kind`` of map and ``channels`` of the output; ``encoder``, its fingerprints by storage;
+        manifest: ``version`` of the format; ``method``, the plugins with their options; ``tasks``, and
+            ``task_declarations`` of those that the package does not know; ``heads``, by task ``type``, ``kind`` of map
+            and ``channels`` of the output; ``encoder``, its fingerprints by storage;
             ``half``; ``dataset_meta``, the axes of normals; ``metrics`` and the ``iteration`` that they and the weights
             are of; ``versions`` of packages; ``sha256`` of the tensors.
         tensors: By their names in the model's state dict.
@@ -140,6 +141,7 @@ def save_adapter(
         version=FORMAT_VERSION,
         method=method_record(model),
         tasks=list(encoder.tasks or ()),
+        task_declarations=declarations(encoder.tasks or ()),
         heads=_describe_heads(model),
         encoder=encoder_fingerprints(encoder),
         half=half,
@@ -154,11 +156,12 @@ def save_adapter(
 
 
 def read_adapter(path: str | os.PathLike) -> AdapterFile:
-    """Read an adapter file and see that it is whole.
+    """Read an adapter file and see that it is whole. The tasks that it declares are known from then on.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is no adapter file, was damaged, or has a later version of the format.
+        ValueError: It is no adapter file, was damaged, has a later version of the format, or has other tasks by the
+            names of those that are known.
     """
     path = os.fspath(path)
     if not osp.isfile(path):
@@ -193,6 +196,7 @@ def read_adapter(path: str | os.PathLike) -> AdapterFile:
         raise ValueError(
             f'adapter file {path!r} is damaged: its tensors are not those that were written; copy it again'
         )
+    meet_declarations(manifest.get('task_declarations'), f'adapter file {path!r}')
     return AdapterFile(manifest, tensors)
 
 

@@ -25,7 +25,7 @@ from mmvmt.models.backbones.windows import ShiftedWindowAttention
 from mmvmt.models.multi_task_encoder_decoder import MultiTaskEncoderDecoder
 from mmvmt.models.task_heads import MLPHead
 from mmvmt.models.wrappers import unwrapped
-from mmvmt.structures import TASKS, NormalsAxes, check_tasks
+from mmvmt.structures import NormalsAxes, Task, check_tasks, declarations
 from mmvmt.version import __version__
 
 AXES = {0: 'batch', 2: 'height', 3: 'width'}
@@ -187,8 +187,9 @@ class MultiTaskGraph(nn.Module):
     """A model from images to maps, in evaluation mode, that can be recorded for any number and size of images.
 
     The maps are those of :meth:`mmvmt.models.MultiTaskEncoderDecoder.predict` for whole images, at the resolution of
-    the input: classes ``(B, H, W)`` uint8; probabilities ``(B, H, W)``; unit vectors ``(B, 3, H, W)``; depth
-    ``(B, H, W)`` in metres; all but classes float32.
+    the input: classes ``(B, H, W)`` uint8 (of more than 255 int32); probabilities ``(B, H, W)``; unit vectors ``(B, 3,
+    H, W)``; depth ``(B, H, W)`` in metres; values ``(B, C, H, W)``, of one channel ``(B, H, W)``; all but classes
+    float32.
 
     Args:
         model: The model; it is copied, its weights are not.
@@ -242,14 +243,21 @@ class MultiTaskGraph(nn.Module):
                 module.adap_padding = ConstantPadding(module.adap_padding)
 
     def description(self) -> dict[str, str]:
-        """What goes into a file beside the graph: the kind of input; by task kind, channels, and axes of normals."""
+        """What goes into a file beside the graph: the kind of input; by task kind, channels, and axes; declarations of
+        tasks."""
         order = 'as it enters the encoder' if self.normalised else 'BGR' if self.bgr_to_rgb else 'RGB'
         outputs = {
-            task: dict(kind='logits' if self.logits else TASKS[task].kind, channels=head.output.channels)
-            | (self.axes.meta if TASKS[task].kind == 'vectors' else {})
+            task: dict(kind='logits' if self.logits else head.output.kind, channels=head.output.channels)
+            | self._axes_of(head.output.task)
             for task, head in self.heads.items()
         }
-        return dict(input=f'{"float32" if self.normalised else "uint8"}, {order}', outputs=json.dumps(outputs))
+        declared = declarations(self.tasks)
+        described = dict(input=f'{"float32" if self.normalised else "uint8"}, {order}', outputs=json.dumps(outputs))
+        return described | (dict(task_declarations=json.dumps(declared)) if declared else {})
+
+    def _axes_of(self, task: Task) -> dict[str, str]:
+        axes = task.axes_in(self.axes.meta)
+        return {} if axes is None else axes.meta
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """One map per task for ``(B, 3, H, W)``."""

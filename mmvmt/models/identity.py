@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mmvmt.adapters.base import Method
 from mmvmt.registry import ADAPTERS, class_of, type_in_configs
+from mmvmt.structures import declarations
 
 from .backbones.adapted import FROZEN_DTYPES, AdaptedEncoder
 from .backbones.plugins import slots_of
@@ -30,6 +31,9 @@ METHOD_KEY = 'mmvmt_method'
 
 ENCODER_KEY = 'mmvmt_encoder'
 """Where it has the fingerprints of the encoder that the weights come without."""
+
+TASKS_KEY = 'mmvmt_tasks'
+"""Where it has the declarations of the model's tasks, see :func:`mmvmt.structures.declarations`."""
 
 _PREFIX = 'backbone.'
 
@@ -79,6 +83,13 @@ def method_record(model: nn.Module) -> list[dict]:
     that the config leaves at their defaults too, since a default may change."""
     encoder = unwrapped(unwrapped(model).backbone)
     return [_written_out(plugin, encoder) for plugin in getattr(encoder, 'plugins', [])]
+
+
+def model_record(model: nn.Module) -> dict[str, Any]:
+    """What the meta information of a checkpoint says of a model: the plugins of its encoder, and its tasks."""
+    encoder = unwrapped(unwrapped(model).backbone)
+    tasks = declarations(getattr(encoder, 'tasks', None) or ())
+    return {METHOD_KEY: method_record(model)} | ({TASKS_KEY: tasks} if tasks else {})
 
 
 def _written_out(plugin: Mapping[str, Any], encoder: AdaptedEncoder, former: bool = False) -> dict[str, Any]:

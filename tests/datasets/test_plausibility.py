@@ -10,6 +10,7 @@ import mmvmt  # noqa: F401  registers the scope
 from mmvmt.datasets import plausibility
 from mmvmt.datasets.integrity import FileReport, check_sample
 from mmvmt.datasets.plausibility import LabelStatistics, judge
+from mmvmt.structures import declare_tasks
 
 PIPELINE = [
     dict(type='mmvmt.LoadMultiTaskImage'),
@@ -228,6 +229,33 @@ def test_the_window_bounds_what_is_looked_at(pascal_mt, monkeypatch):
     for index in (0, 1, 2, 0):
         dataset[index]
     assert measured == ['saliency'] * 2
+
+
+def test_maps_of_declared_tasks_are_measured_by_their_kind():
+    declare_tasks(
+        dict(
+            flow=dict(kind='values', channels=2),
+            light=dict(kind='vectors', axes=('right', 'down')),
+            shine=dict(kind='metric'),
+            species=dict(kind='classes', classes=300),
+        )
+    )
+    flow = np.full((4, 5, 2), np.nan, np.float32)
+    flow[:2], flow[0, 0] = (1, -2), (3, 4)
+    found = {task: LabelStatistics() for task in ('flow', 'light', 'shine', 'species')}
+    found['flow'].measure('flow', flow)
+    # Away from the viewer, and farther than any depth in metres: neither is known of these.
+    found['light'].measure('light', np.broadcast_to(np.float32((0, 0.6, -0.8)), (4, 5, 3)) + 0)
+    found['shine'].measure('shine', np.linspace(1000, 2000, 20, dtype=np.float32).reshape(4, 5))
+    found['species'].measure('species', np.array([[0, 299, 65535]], np.int32))
+    assert found['flow'].ranges == {'channel 0': (1, 3), 'channel 1': (-2, 4)}
+    assert (found['flow'].totals['known'], found['flow'].totals['pixels']) == (10, 20)
+    assert found['species'].classes == {0: 1, 299: 1, 65535: 1}
+    assert judge('flow', found['flow']) == judge('shine', found['shine']) == judge('species', found['species']) == []
+    assert [finding.impossible for finding in judge('light', found['light'])] == [False]
+    unknown = LabelStatistics()
+    unknown.measure('flow', np.full((2, 2, 2), np.nan, np.float32))
+    assert judge('flow', unknown)[0].text == 'no pixel is labelled in one map'
 
 
 def test_one_kind_of_statistics_adds_up():

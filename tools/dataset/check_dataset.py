@@ -36,23 +36,23 @@ def _summary(name: str, report: FileReport) -> str:
     if name == 'image':
         (top, bottom), (left, right) = report.ranges['height'], report.ranges['width']
         return f'{top} to {bottom} pixels high, {left} to {right} wide'
-    if TASKS[name].kind == 'vectors':
+    task = TASKS[name]
+    if task.kind in ('vectors', 'metric', 'values'):
         known = report.totals['known']
         if not known:
             return 'no valid pixel'
-        axes = ', '.join(f'{axis} {low:.2f} to {high:.2f}' for axis in 'xyz' for low, high in [report.ranges[axis]])
-        return (
-            f'{axes}; mean z {report.totals["z"] / known:.2f}; valid on {known / report.totals["pixels"]:.1%} of pixels'
+        unit = f' {task.unit}' if task.unit else ''
+        ranges = ', '.join(
+            ('' if name == 'value' else f'{name} ') + f'{low:.2f} to {high:.2f}{unit}'
+            for name, (low, high) in report.ranges.items()
+            if name != 'context id'
         )
-    if TASKS[name].kind == 'metric':
-        if not report.totals['known']:
-            return 'no valid pixel'
-        low, high = report.ranges['value']
-        return f'{low:.2f} to {high:.2f} m; valid on {report.totals["known"] / report.totals["pixels"]:.1%} of pixels'
+        mean = f'; mean z {report.totals["z"] / known:.2f}' if 'z' in report.totals else ''
+        return f'{ranges}{mean}; valid on {known / report.totals["pixels"]:.1%} of pixels'
     total = report.classes.total()
-    ignored = report.classes[TASKS[name].ignore]
-    seen = sorted(index for index in report.classes if index != TASKS[name].ignore)
-    if TASKS[name].kind == 'binary':
+    ignored = report.classes[task.ignore]
+    seen = sorted(index for index in report.classes if index != task.ignore)
+    if task.kind == 'binary':
         return f'{report.classes[1] / max(1, total - ignored):.1%} of pixels are 1'
     span = f'{len(seen)} classes from {seen[0]} to {seen[-1]}' if seen else 'no class'
     return (

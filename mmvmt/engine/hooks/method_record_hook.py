@@ -1,4 +1,4 @@
-"""What a checkpoint says of the method that made it."""
+"""What a checkpoint says of the method and the tasks that made it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from mmengine.runner import find_latest_checkpoint
 from mmvmt.engine.adapter_file import ADAPTER_KEY, check_manifest
 from mmvmt.models import MultiTaskEncoderDecoder
 from mmvmt.models.checkpoint import state_dict_of
-from mmvmt.models.identity import METHOD_KEY, check_method_record, fill_frozen_in, method_record
+from mmvmt.models.identity import METHOD_KEY, TASKS_KEY, check_method_record, fill_frozen_in, model_record
 from mmvmt.models.model_checkpoint import check_segmentor_encoder, named_as
 from mmvmt.models.weight_checks import check_structure, check_tensors
 from mmvmt.models.wrappers import plain_name, unwrapped
 from mmvmt.registry import HOOKS
-from mmvmt.structures import warn_of_other_axes
+from mmvmt.structures import meet_declarations, warn_of_other_axes
 
 
 @HOOKS.register_module()
@@ -23,7 +23,8 @@ class MethodRecordHook(Hook):
     """Writes the plugins of the encoder into every checkpoint, and refuses one of other plugins or of odd weights.
 
     Options such as an adapter's activation or scale change no weight's shape: without this record, weights would load
-    into a model that computes something else. A checkpoint without a record loads as far as its weights fit.
+    into a model that computes something else. A checkpoint without a record loads as far as its weights fit. The
+    declarations of the model's tasks are written and compared in the same way.
 
     Normals mean something else under other axes: the log says so if a checkpoint was trained on others than those of
     the data set that it is tested or trained on.
@@ -41,7 +42,7 @@ class MethodRecordHook(Hook):
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         """Note the plugins; names of weights are those of the bare model, whatever of it is compiled or sharded."""
-        checkpoint['meta'][METHOD_KEY] = method_record(runner.model)
+        checkpoint['meta'] |= model_record(runner.model)
         weights = checkpoint.get('state_dict', {})
         if any(plain_name(name) != name for name in weights):
             checkpoint['state_dict'] = {plain_name(name): value for name, value in weights.items()}
@@ -51,7 +52,7 @@ class MethodRecordHook(Hook):
 
         Raises:
             ValueError: The checkpoint is none, holds what no weight can be, or was trained with other plugins, other
-                options of them, or another encoder.
+                options of them, another encoder, or tasks of another kind by the same names.
         """
         model = unwrapped(runner.model)
         source = getattr(runner, '_load_from', None) or find_latest_checkpoint(runner.work_dir)
@@ -69,6 +70,7 @@ class MethodRecordHook(Hook):
         if ADAPTER_KEY in meta:
             check_manifest(meta[ADAPTER_KEY], model, what)
         check_method_record(meta.get(METHOD_KEY), model, what)
+        meet_declarations(meta.get(TASKS_KEY), what)
         fill_frozen_in(model, checkpoint)
         checkpoint['state_dict'] = named_as(model, weights)
         own = model.state_dict()

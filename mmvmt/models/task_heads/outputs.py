@@ -336,9 +336,9 @@ def output_config(task: Task, cfg: Mapping[str, Any] | None = None) -> dict[str,
     fields: dict[str, Any] = dict(type=f'mmvmt.{_OUTPUTS[task.kind].__name__}')
     if task.classes is not None:
         fields['num_classes'] = len(task.classes)
-    if task.kind in ('vectors', 'values'):
+    if task.channels != Task(task.name, task.kind).channels:
         fields['channels'] = task.channels
-    if task.kind == 'metric':
+    if task.scale != 'linear':
         fields['scale'] = task.scale
     if task.kind == 'classes' and 'num_classes' not in fields | cfg:
         raise ValueError(

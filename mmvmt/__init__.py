@@ -11,7 +11,9 @@ register_config_packages()
 
 _LAZY = {
     'add_task': 'mmvmt.apis.tasks',
+    'declare_tasks': 'mmvmt.structures',
     'load_adapter': 'mmvmt.engine.adapter_file',
+    'register_task': 'mmvmt.structures',
     'remove_task': 'mmvmt.apis.tasks',
     'save_adapter': 'mmvmt.engine.adapter_file',
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -63,11 +63,14 @@ def model_cfg(
     encoder: dict[str, Any] | None = None,
     **kwargs: Any,
 ) -> dict[str, Any]:
-    """Config of a small multi-task model, by default over Swin; its norms do not depend on the batch."""
-    heads = {
-        task: dict(type='mmvmt.MLPHead', channels=8, norm_cfg=dict(type='GN', num_groups=2), output=OUTPUTS[task])
-        for task in tasks
-    }
+    """Config of a small multi-task model, by default over Swin; its norms do not depend on the batch.
+
+    Tasks may be declarations, whose heads have the outputs that they declare.
+    """
+    head = dict(type='mmvmt.MLPHead', channels=8, norm_cfg=dict(type='GN', num_groups=2))
+    heads = {task: dict(head, output=OUTPUTS.get(task, {})) for task in tasks}
+    if isinstance(tasks, Mapping):
+        kwargs['tasks'] = tasks
     return dict(
         type='mmvmt.MultiTaskEncoderDecoder',
         data_preprocessor=dict(type='mmvmt.MultiTaskDataPreProcessor'),
@@ -87,15 +90,18 @@ def tiny_model(*args: Any, seed: int = 0, **kwargs: Any) -> MultiTaskEncoderDeco
 
 def label_map(task: str, height: int, width: int, generator: torch.Generator) -> torch.Tensor:
     """A random label map of a task, some of its pixels unknown."""
-    kind = TASKS[task].kind
+    kind, channels = TASKS[task].kind, TASKS[task].channels
     known = torch.rand(1, height, width, generator=generator) > 0.2
     if kind == 'vectors':
-        return F.normalize(torch.randn(3, height, width, generator=generator), dim=0) * known
+        return F.normalize(torch.randn(channels, height, width, generator=generator), dim=0) * known
+    if kind == 'values':
+        return torch.where(known, torch.randn(channels, height, width, generator=generator), torch.nan)
     if kind == 'metric':
         return (torch.rand(1, height, width, generator=generator) + 0.5) * known
-    classes = CLASSES.get(task, 2)
+    classes = CLASSES.get(task) or len(TASKS[task].classes or (0, 1))
     labels = torch.randint(0, classes, (1, height, width), generator=generator)
-    return torch.where(known, labels, TASKS[task].ignore).to(torch.uint8)
+    dtype = torch.uint8 if TASKS[task].ignore == 255 else torch.int32
+    return torch.where(known, labels, TASKS[task].ignore).to(dtype)
 
 
 def batch(

@@ -69,9 +69,9 @@ class MultiTaskEncoderDecoder(BaseModel):
         declared = None if tasks is None else declare_tasks(tasks)
         if 'type' in heads and declared is not None:
             heads = dict.fromkeys(declared, heads)
+        if declared is not None and sorted(declared) != sorted(heads):
+            raise ValueError(f'model.tasks {list(declared)} differ from the heads {list(heads)}')
         self.tasks = check_tasks(heads)
-        if declared is not None and sorted(declared) != sorted(self.tasks):
-            raise ValueError(f'model.tasks {list(declared)} differ from the heads {list(self.tasks)}')
         backbone = dict(backbone)
         if tuple(backbone.setdefault('tasks', self.tasks)) != self.tasks:
             raise ValueError(f'backbone.tasks {list(backbone["tasks"])} differ from the heads {list(self.tasks)}')

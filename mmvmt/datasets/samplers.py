@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sized
+import math
+from collections.abc import Iterator, Sequence, Sized
+from fractions import Fraction
 from typing import Any
 
 import torch
+from mmengine.dataset import RepeatDataset
 from mmengine.dist import get_dist_info, sync_random_seed
 from torch.utils.data import Sampler
 
@@ -22,7 +25,8 @@ def derive_seed(*parts: int | str) -> int:
 class SampleKey(int):
     """Index of a sample that carries the seed of its randomness.
 
-    Data sets of this package seed their pipeline with it; for others it is a plain index.
+    Data sets of this package seed their pipeline with it; for others it is a plain index. What mmengine's
+    ``ConcatDataset`` and ``RepeatDataset`` make of it, a difference and a remainder, carries the same seed.
     """
 
     seed: int
@@ -31,6 +35,12 @@ class SampleKey(int):
         key = super().__new__(cls, index)
         key.seed = seed
         return key
+
+    def __sub__(self, other: int) -> SampleKey:
+        return SampleKey(int(self) - int(other), self.seed)
+
+    def __mod__(self, other: int) -> SampleKey:
+        return SampleKey(int(self) % int(other), self.seed)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return SampleKey, (int(self), self.seed)
@@ -51,15 +61,11 @@ class SeededInfiniteSampler(Sampler):
         seed: Seed of the stream; None: one that all ranks agree on.
 
     Raises:
-        TypeError: The data set wraps others, so that the seeds of samples would be lost on the way.
+        TypeError: The data set wraps others in a way that loses the seeds of samples.
     """
 
     def __init__(self, dataset: Sized, shuffle: bool = True, seed: int | None = None) -> None:
-        if hasattr(dataset, 'dataset') or hasattr(dataset, 'datasets'):
-            raise TypeError(
-                f'{type(dataset).__name__} wraps other data sets and hands them indices without the seed of a sample; '
-                "use it with sampler=dict(type='InfiniteSampler'), which gives up exact resuming, or unwrap it"
-            )
+        _check_wrappers(dataset)
         self.rank, self.world_size = get_dist_info()
         self.size = len(dataset)
         self.shuffle = shuffle
@@ -110,20 +116,101 @@ class SeededInfiniteSampler(Sampler):
             begin = epoch * self.size
             end = begin + self.rank + share * self.world_size
         position = begin + self.rank + self.start * self.world_size
-        order, order_epoch = None, -1
+        self._orders: dict[tuple[int, ...], tuple[int, list[int]]] = {}
         while end is None or position < end:
-            epoch, offset = divmod(position, self.size)
-            if epoch != order_epoch:
-                order, order_epoch = self._order(epoch), epoch
-            yield SampleKey(int(order[offset]), derive_seed('sample', self.seed, position))
+            yield SampleKey(self._index_at(position), derive_seed('sample', self.seed, position))
             position += self.world_size
 
-    def _order(self, epoch: int) -> torch.Tensor:
-        if not self.shuffle:
-            return torch.arange(self.size)
-        generator = torch.Generator().manual_seed(derive_seed('order', self.seed, epoch))
-        return torch.randperm(self.size, generator=generator)
+    def _index_at(self, position: int) -> int:
+        """The sample at a position of the stream."""
+        epoch, offset = divmod(position, self.size)
+        return self._order(epoch, self.size)[offset]
+
+    def _order(self, epoch: int, size: int, *stream: int) -> list[int]:
+        """A permutation of a row of them; the last one of each row is kept."""
+        if self._orders.get(stream, (-1, None))[0] != epoch:
+            order = torch.arange(size)
+            if self.shuffle:
+                generator = torch.Generator().manual_seed(derive_seed('order', self.seed, *stream, epoch))
+                order = torch.randperm(size, generator=generator)
+            self._orders[stream] = epoch, order.tolist()
+        return self._orders[stream][1]
 
     def __len__(self) -> int:
         """Images of a pass that every rank has at least: from it follow the batches of an epoch."""
         return self.size // self.world_size
+
+
+_LONGEST_CYCLE = 1000
+
+
+@DATA_SAMPLERS.register_module()
+class RatioSampler(SeededInfiniteSampler):
+    """An endless stream of several data sets, each with a given share, dealt to the ranks in turn.
+
+    ``ratios=[2, 1]`` takes two samples of the first data set for every one of the second, whatever their sizes: of
+    every three positions of the stream, in a random order. Each data set comes in endless permutations of its own. What
+    holds of :class:`SeededInfiniteSampler` holds of this sampler; in a loop by epochs an epoch has as many samples as
+    the data sets together.
+
+    Args:
+        dataset: A ``ConcatDataset``.
+        ratios: The share of each data set, positive numbers that need not add up to one.
+        shuffle: Whether the order is random.
+        seed: As of :class:`SeededInfiniteSampler`.
+
+    Raises:
+        TypeError: The data set is no ``ConcatDataset``, or wraps others in a way that loses the seeds of samples.
+        ValueError: A ratio is not positive, or there are not as many as data sets.
+    """
+
+    def __init__(self, dataset: Sized, ratios: Sequence[float], shuffle: bool = True, seed: int | None = None) -> None:
+        super().__init__(dataset, shuffle, seed)
+        sizes = getattr(dataset, 'cumulative_sizes', None)
+        if sizes is None:
+            raise TypeError(
+                f'RatioSampler draws from the parts of a ConcatDataset, got {type(dataset).__name__}; list the data '
+                "sets as dataset=dict(type='mmvmt.ConcatDataset', datasets=[...])"
+            )
+        if len(ratios) != len(sizes):
+            raise ValueError(f'ratios={list(ratios)} has {len(ratios)} shares for {len(sizes)} data sets')
+        for number, ratio in enumerate(ratios):
+            if not ratio > 0:
+                raise ValueError(
+                    f'ratios={list(ratios)}: the share of data set {number} must be positive; leave a data set out of '
+                    'datasets to take nothing from it'
+                )
+        shares = [Fraction(ratio).limit_denominator(_LONGEST_CYCLE) for ratio in ratios]
+        whole = math.lcm(*(share.denominator for share in shares))
+        counts = [int(share * whole) for share in shares]
+        if sum(counts) > _LONGEST_CYCLE * math.gcd(*counts):
+            counts = [round(_LONGEST_CYCLE * share / sum(shares)) for share in shares]
+        if min(counts) < 1:
+            raise ValueError(f'ratios={list(ratios)}: a share is less than 1 in {_LONGEST_CYCLE}; leave that one out')
+        self.counts = [count // math.gcd(*counts) for count in counts]
+        self.begins = [0, *sizes[:-1]]
+        self.sizes = [end - begin for begin, end in zip(self.begins, sizes, strict=True)]
+        # Of the stream, so many positions have the data sets in exactly their shares.
+        self._cycle = [part for part, count in enumerate(self.counts) for _ in range(count)]
+
+    def _index_at(self, position: int) -> int:
+        cycle, offset = divmod(position, len(self._cycle))
+        # Another order in every cycle, so that no rank gets one data set alone.
+        parts = [self._cycle[place] for place in self._order(cycle, len(self._cycle), 0)[: offset + 1]]
+        part = parts.pop()
+        epoch, offset = divmod(cycle * self.counts[part] + parts.count(part), self.sizes[part])
+        return self.begins[part] + self._order(epoch, self.sizes[part], part + 1)[offset]
+
+
+def _check_wrappers(dataset: Any) -> None:
+    """Refuse wrappers that hand on indices of their own, without the seed."""
+    if isinstance(dataset, torch.utils.data.ConcatDataset):
+        for part in dataset.datasets:
+            _check_wrappers(part)
+    elif isinstance(dataset, RepeatDataset):
+        _check_wrappers(dataset.dataset)
+    elif hasattr(dataset, 'dataset') or hasattr(dataset, 'datasets'):
+        raise TypeError(
+            f'{type(dataset).__name__} wraps other data sets and hands them indices without the seed of a sample; use '
+            "it with sampler=dict(type='InfiniteSampler'), which gives up exact resuming, or unwrap it"
+        )

@@ -11,9 +11,10 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS, DefaultScope
 
+from mmvmt.datasets.samplers import SeededInfiniteSampler
 from mmvmt.models.checkpoint import PRETRAINED, read_checkpoint
 from mmvmt.models.identity import ENCODER_REMEDY, lacks_encoder
-from mmvmt.registry import type_name
+from mmvmt.registry import DATA_SAMPLERS, class_of, type_name
 
 from .adapter_file import is_adapter_file, read_adapter
 from .files import POINTER, latest_checkpoint, renew_pointer
@@ -123,15 +124,16 @@ def check_sampler(cfg: Config) -> None:
     """Refuse a training by epochs whose first epoch would not end.
 
     Raises:
-        ValueError: Nothing tells ``SeededInfiniteSampler`` to end its epochs.
+        ValueError: Nothing tells ``SeededInfiniteSampler``, or one that derives from it, to end its epochs.
     """
     loop, sampler = cfg.get('train_cfg') or {}, (cfg.get('train_dataloader') or {}).get('sampler')
     by_epoch = loop.get('by_epoch') or type_name(loop) == 'EpochBasedTrainLoop'
-    endless = isinstance(sampler, dict) and type_name(sampler) == 'SeededInfiniteSampler'
+    kind = class_of(DATA_SAMPLERS, sampler['type']) if isinstance(sampler, dict) and 'type' in sampler else None
+    endless = isinstance(kind, type) and issubclass(kind, SeededInfiniteSampler)
     hooks = [type_name(hook) for hook in cfg.get('custom_hooks') or () if isinstance(hook, dict)]
     if by_epoch and endless and 'RandomnessHook' not in hooks:
         raise ValueError(
-            "the first epoch would not end: SeededInfiniteSampler needs dict(type='mmvmt.RandomnessHook') among "
+            f"the first epoch would not end: {kind.__name__} needs dict(type='mmvmt.RandomnessHook') among "
             'custom_hooks to work with EpochBasedTrainLoop'
         )
 

@@ -3,7 +3,7 @@ import pickle
 
 import pytest
 from distributed import run_ranks
-from mmengine.dataset import RepeatDataset
+from mmengine.dataset import BaseDataset, ClassBalancedDataset, ConcatDataset
 from torch.utils.data import BatchSampler
 
 from mmvmt.datasets.samplers import SampleKey, SeededInfiniteSampler, derive_seed
@@ -108,20 +108,23 @@ def test_a_key_travels_to_workers_with_its_seed():
     assert [10, 20, 30, 40, 50][key] == 50
 
 
-def test_wrapped_data_sets_are_refused():
-    class Plain:
-        def __len__(self):
-            return 3
+@pytest.mark.parametrize('inside', [False, True])
+def test_wrappers_that_lose_the_seeds_are_refused(inside):
+    class Plain(BaseDataset):
+        def load_data_list(self):
+            return [dict(number=number) for number in range(3)]
 
-        metainfo = {}
+        def get_cat_ids(self, idx):
+            return [0]
 
-        def full_init(self):
-            pass
-
-    wrapper = RepeatDataset.__new__(RepeatDataset)
-    wrapper.dataset = Plain()
-    with pytest.raises(TypeError, match='RepeatDataset wraps other data sets'):
-        SeededInfiniteSampler(wrapper, seed=0)
+    plain = Plain()
+    wrapper = ClassBalancedDataset(plain, oversample_thr=1e-3)
+    dataset = ConcatDataset([wrapper.dataset, plain]) if inside else wrapper
+    if inside:
+        assert len(SeededInfiniteSampler(dataset, seed=0)) == 6
+        dataset.datasets[0] = wrapper
+    with pytest.raises(TypeError, match='ClassBalancedDataset wraps other data sets'):
+        SeededInfiniteSampler(dataset, seed=0)
 
 
 def test_derived_seeds_are_the_same_everywhere():

@@ -16,6 +16,7 @@ from mmvmt.evaluation import (
     SaliencyMetric,
     ValuesMetric,
 )
+from mmvmt.structures import TASKS as STRUCTURES
 from mmvmt.structures import register_task
 
 TASKS = ('semseg', 'human_parts', 'saliency', 'normals', 'depth', 'edge', 'flow')
@@ -194,3 +195,19 @@ def test_sums_live_on_the_device_of_the_predictions():
     metric.process(None, samples)
     assert all(value.is_cuda for value in metric._state.values())
     assert score_all(samples, 4) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize('metric', build_metrics(), ids=lambda metric: metric.task)
+def test_images_without_a_label_change_no_figure(metric):
+    samples = random_samples(TASKS, 3)
+    unlabelled = random_samples(TASKS, 4, seed=9)
+    for sample in unlabelled:
+        row = STRUCTURES[metric.task]
+        height, width = sample['gt'][metric.task].shape[-2:]
+        sample['gt'][metric.task] = (
+            torch.from_numpy(row.unknown_map(height, width)).view(height, width, -1).movedim(2, 0)
+        )
+    metric.process(None, samples)
+    expected = metric.evaluate(3)
+    metric.process(None, [unlabelled[0], *samples, *unlabelled[1:]])
+    assert metric.evaluate(7) == expected

@@ -197,8 +197,9 @@ def test_sums_live_on_the_device_of_the_predictions():
     assert score_all(samples, 4) == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize('metric', build_metrics(), ids=lambda metric: metric.task)
-def test_images_without_a_label_change_no_figure(metric):
+@pytest.mark.parametrize('task', TASKS)
+def test_images_without_a_label_change_no_figure(task):
+    (metric,) = (metric for metric in build_metrics() if metric.task == task)
     samples = random_samples(TASKS, 3)
     unlabelled = random_samples(TASKS, 4, seed=9)
     for sample in unlabelled:

@@ -45,6 +45,7 @@ PARTS = {
     'norms_biases': 'norms and biases of the encoder',
     'encoder_weights': 'other weights of the encoder',
     'decoders': 'heads',
+    'task_weights': 'weights of the tasks',
     'frozen': 'frozen',
 }
 """Names of the groups of parameters, in the order of the table."""

@@ -205,6 +205,8 @@ def _bare(model: Any) -> MultiTaskEncoderDecoder:
 
 def _set_tasks(model: MultiTaskEncoderDecoder, tasks: tuple[str, ...]) -> None:
     model.tasks = model.active_tasks = model.trained_tasks = tasks
+    if model.task_weights is not None:
+        model.task_weights.set_tasks(tasks)
 
 
 def _device_of(model: MultiTaskEncoderDecoder) -> torch.device:

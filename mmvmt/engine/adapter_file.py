@@ -81,13 +81,14 @@ def trained_names(model: nn.Module) -> list[str]:
     """Names in a model's state dict, without what wrappers add, of all that the frozen encoder does not determine.
 
     These are the parameters and buffers of adapters, heads and output norms, running statistics too, and the
-    parameters of the encoder that plugins train.
+    parameters of the encoder that plugins train; not how a training weighs its tasks, which no prediction needs.
 
     Raises:
         TypeError: The model's ``backbone`` is no ``AdaptedEncoder``.
     """
     left_out = {f'backbone.{name}' for name in encoder_of(model).pretrained_names()}
-    return [name for name in map(plain_name, unwrapped(model).state_dict()) if name not in left_out]
+    names = map(plain_name, unwrapped(model).state_dict())
+    return [name for name in names if name not in left_out and not name.startswith('task_weights.')]
 
 
 def save_adapter(

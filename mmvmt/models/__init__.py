@@ -5,7 +5,17 @@ operators('mmseg.models')
 
 from .backbones import AdaptedBackbone, AdaptedEncoder, AdaptedSwin, Columnar, Layout, register_layout
 from .data_preprocessor import MultiTaskDataPreProcessor
-from .losses import HuberPixelLoss, L1PixelLoss, L2PixelLoss, PixelLoss, WeightedBCELoss
+from .losses import (
+    DynamicWeightAverage,
+    FixedWeights,
+    HuberPixelLoss,
+    L1PixelLoss,
+    L2PixelLoss,
+    PixelLoss,
+    TaskWeights,
+    UncertaintyWeights,
+    WeightedBCELoss,
+)
 from .multi_task_encoder_decoder import MultiTaskEncoderDecoder
 from .multi_task_tta import MultiTaskTTAModel
 from .parameter_groups import GROUPS, parameter_groups
@@ -28,6 +38,8 @@ __all__ = [
     'Columnar',
     'DeformableHead',
     'DepthOutput',
+    'DynamicWeightAverage',
+    'FixedWeights',
     'HuberPixelLoss',
     'L1PixelLoss',
     'L2PixelLoss',
@@ -38,6 +50,8 @@ __all__ = [
     'MultiTaskTTAModel',
     'PixelLoss',
     'ProbabilityOutput',
+    'TaskWeights',
+    'UncertaintyWeights',
     'UnitVectorOutput',
     'ValuesOutput',
     'WeightedBCELoss',

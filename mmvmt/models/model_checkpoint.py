@@ -107,6 +107,7 @@ def check_model_checkpoint(model: nn.Module, weights: MutableMapping[str, Any], 
         weights.update(renamed)
     everything = {prefix + name: value for name, value in model.state_dict().items()}
     check_tensors(weights, 'the checkpoint', everything)
+    _settle_task_weights(weights, everything, f'{prefix}task_weights.')
     if not model.strict_heads:
         _leave_out(model, weights, everything, prefix)
     own = {name: value for name, value in everything.items() if not name.endswith(_BUFFERS)}
@@ -136,6 +137,21 @@ def check_model_checkpoint(model: nn.Module, weights: MutableMapping[str, Any], 
                 f'needs {tuple(value.shape)}. {_REMEDY}'
                 + (', or set model.strict_heads=False to train this head anew' if 'heads.' in key else '')
             )
+
+
+def _settle_task_weights(weights: MutableMapping[str, Tensor], own: Mapping[str, Tensor], prefix: str) -> None:
+    """Leave out how a training weighed its tasks where a model does not, and let a model begin to; predictions need
+    none of it."""
+    for name in [name for name in weights if name.startswith(prefix) and name not in own]:
+        del weights[name]
+    started = [name for name in own if name.startswith(prefix) and name not in weights]
+    weights.update({name: own[name] for name in started})
+    if started:
+        print_log(
+            'the checkpoint does not say how its tasks were weighed: task_weights starts anew',
+            'current',
+            logging.WARNING,
+        )
 
 
 def _tasks(keys: Iterable[str], prefix: str) -> list[str]:

@@ -47,6 +47,8 @@ class MultiTaskEncoderDecoder(BaseModel):
         init_cfg: As in mmengine.
         tasks: The tasks' declarations, see :func:`~mmvmt.structures.declare_tasks`; None: the package knows all of
             them.
+        task_weights: Config of the weights of the tasks' losses, such as ``dict(type='mmvmt.UncertaintyWeights')``, see
+            :class:`~mmvmt.models.TaskWeights`; None: 1 each.
 
     Raises:
         ValueError: A task is unknown or has no head, a head does not fit its task, or ``train_cfg`` or ``test_cfg`` is
@@ -64,6 +66,7 @@ class MultiTaskEncoderDecoder(BaseModel):
         strict_heads: bool = True,
         init_cfg: dict[str, Any] | None = None,
         tasks: TaskDeclarations | None = None,
+        task_weights: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
         declared = None if tasks is None else declare_tasks(tasks)
@@ -79,6 +82,7 @@ class MultiTaskEncoderDecoder(BaseModel):
         self.heads = ModuleDict()
         for task, head in heads.items():
             self.heads[task] = self.build_head(task, head)
+        self.task_weights = None if task_weights is None else MODELS.build(dict(task_weights, tasks=self.tasks))
         self.train_cfg = train_cfg
         self.test_cfg = checked_test_cfg(test_cfg)
         self.gradients_at_once = gradients_at_once
@@ -138,7 +142,10 @@ class MultiTaskEncoderDecoder(BaseModel):
         everything = trained == self.tasks
         self.backbone.set_trained_tasks(None if everything else trained)
         parts = (self.backbone, *(self.heads[task] for task in trained))
-        self._training_subset.set(self, None if everything else (p for part in parts for p in part.parameters()))
+        kept = [p for part in parts for p in part.parameters()]
+        if self.task_weights is not None:
+            kept += [p for task in trained for p in self.task_weights.task_parameters(task)]
+        self._training_subset.set(self, None if everything else kept)
         self.trained_tasks = trained
         self.train(self.training)
 
@@ -188,8 +195,8 @@ class MultiTaskEncoderDecoder(BaseModel):
         A task without a labelled pixel in the batch has a loss of zero that still reaches all its parameters.
 
         Returns:
-            ``loss_<task>`` by task, and where a head has several losses each of them as ``<task>.<name>``, without
-            gradient and for the log alone.
+            ``loss_<task>`` by task; and without gradient, for the log alone, where a head has several losses each of
+            them as ``<task>.<name>``, and where tasks are weighted ``<task>.weight`` and ``<task>.unweighted``.
 
         Raises:
             KeyError: A sample lacks the labels of a task.
@@ -200,10 +207,15 @@ class MultiTaskEncoderDecoder(BaseModel):
         compute = self._losses_at_once if at_once else self._losses
         losses, terms = {}, {}
         for task, loss, of_task in compute(inputs, data_samples):
-            losses[f'loss_{task}'] = loss
+            losses[task] = loss
             if len(of_task) > 1:
                 # mmengine adds up whatever has `loss` in its name.
                 terms |= {f'{task}.{name.replace("loss", "").strip("_")}': value for name, value in of_task.items()}
+        if self.task_weights is not None:
+            terms |= {f'{task}.unweighted': loss.detach() for task, loss in losses.items()}
+            losses, weights = self.task_weights(losses)
+            terms |= {f'{task}.weight': weight for task, weight in weights.items()}
+        losses = {f'loss_{task}': loss for task, loss in losses.items()}
         self._check_finite(losses, data_samples)
         return losses | terms
 

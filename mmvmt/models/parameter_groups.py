@@ -10,9 +10,10 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from .wrappers import unwrapped
 
-GROUPS = ('adapters', 'norms_biases', 'encoder_weights', 'decoders', 'frozen')
+GROUPS = ('adapters', 'norms_biases', 'encoder_weights', 'decoders', 'task_weights', 'frozen')
 """``adapters``: what methods add. ``norms_biases``: trained norms and biases of the encoder. ``encoder_weights``:
-what else of the encoder trains. ``decoders``: the heads. ``frozen``: the rest."""
+what else of the encoder trains. ``decoders``: the heads. ``task_weights``: what is learned to weigh losses of tasks.
+``frozen``: the rest."""
 
 _NORMS = (nn.LayerNorm, nn.GroupNorm, _BatchNorm, _InstanceNorm)
 
@@ -40,6 +41,8 @@ def parameter_groups(model: nn.Module) -> dict[str, list[nn.Parameter]]:
     adapters = {id(p) for p in encoder.adapter_parameters()}
     inside = {id(p) for p in encoder.parameters()}
     light = norm_and_bias_ids(encoder)
+    task_weights = getattr(model, 'task_weights', None)
+    weights = set() if task_weights is None else {id(p) for p in task_weights.parameters()}
     groups: dict[str, list[nn.Parameter]] = {group: [] for group in GROUPS}
     for parameter in model.parameters():
         key = id(parameter)
@@ -47,6 +50,8 @@ def parameter_groups(model: nn.Module) -> dict[str, list[nn.Parameter]]:
             group = 'frozen'
         elif key in adapters:
             group = 'adapters'
+        elif key in weights:
+            group = 'task_weights'
         elif key not in inside:
             group = 'decoders'
         else:

@@ -42,6 +42,7 @@ class PEFTOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             'norms_biases': multipliers['encoder_lr_mult'],
             'encoder_weights': multipliers['encoder_lr_mult'],
             'decoders': multipliers['decoder_lr_mult'],
+            'task_weights': 1.0,
         }
         no_decay = no_decay_ids(model)
         groups = []

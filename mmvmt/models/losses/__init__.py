@@ -9,13 +9,18 @@ from .pixel import (
     mean_over_ranks,
     unit_length,
 )
+from .task_weights import DynamicWeightAverage, FixedWeights, TaskWeights, UncertaintyWeights
 
 __all__ = [
     'DifferenceLoss',
+    'DynamicWeightAverage',
+    'FixedWeights',
     'HuberPixelLoss',
     'L1PixelLoss',
     'L2PixelLoss',
     'PixelLoss',
+    'TaskWeights',
+    'UncertaintyWeights',
     'WeightedBCELoss',
     'decode_loss',
     'loss_name',

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import cv2
 import numpy as np
+
+from mmvmt.structures import meet_declarations
 
 from .axes import axes_evidence
 from .pascal_context_mt import PASCALContextMT
@@ -73,6 +76,17 @@ def _nyud_edition(root: Path) -> str:
     if has('normals', '.npy') or has('segmentation', '.png'):
         return 'edition of MTI-Net and MTLoRA'
     return 'edition of ASTMT'
+
+
+def start_process(tasks: Mapping[str, Mapping]) -> None:
+    """Prepare a process that checks samples beside others.
+
+    Args:
+        tasks: Declarations of the tasks, see :func:`mmvmt.structures.declarations`.
+    """
+    meet_declarations(tasks, 'the data set')
+    # More threads would fight over the cores.
+    cv2.setNumThreads(1)
 
 
 def check_sample(info: dict, deep: bool, upright: bool = False) -> dict[str, FileReport]:
@@ -142,5 +156,6 @@ def _load(results: dict, tasks: list[str], reports: dict[str, FileReport]) -> st
     except ValueError as error:
         return str(error)
     for task, statistics in noted.items():
+        statistics.note_file(task, _paths(results['label_paths'][task])[0])
         LabelStatistics.add(reports[task], statistics)
     return None

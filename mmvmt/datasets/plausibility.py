@@ -56,6 +56,8 @@ class LabelStatistics:
     totals: Counter = field(default_factory=Counter)
     ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
     resized: list[str] = field(default_factory=list)
+    oddities: dict[str, list[str]] = field(default_factory=dict)
+    largest: list[tuple[str, float]] = field(default_factory=list)
 
     def add_range(self, name: str, low: float, high: float) -> None:
         """Widen the range of a quantity."""
@@ -68,8 +70,22 @@ class LabelStatistics:
         self.classes += other.classes
         self.totals.update(other.totals)
         self.resized += other.resized
+        self.largest += other.largest
+        for what, paths in other.oddities.items():
+            self.oddities.setdefault(what, []).extend(paths)
         for name, (low, high) in other.ranges.items():
             self.add_range(name, low, high)
+
+    def note_file(self, task: str, path: str) -> None:
+        """Note what is odd about the one map that was measured, by its file."""
+        row = TASKS[task]
+        if not self.totals['labelled_images'] and not row.needs_foreground:
+            self.oddities['no labelled pixel'] = [path]
+        elif self.totals['constant'] and row.kind != 'binary':
+            self.oddities['a single value'] = [path]
+        if self.ranges and row.kind in ('metric', 'values'):
+            ends = [abs(end) for name in value_names(task) for end in self.ranges.get(name, ())]
+            self.largest = [(path, max(ends))] if ends else []
 
     def measure(self, task: str, label: np.ndarray) -> None:
         """Add the label map of one image, as the pipeline gets it."""

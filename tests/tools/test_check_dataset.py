@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from own_folder import build_own_folder
 from pascal_mt_folder import build_folder, save_photo
 from PIL import Image
 from scipy.io import savemat
@@ -175,14 +176,6 @@ def test_a_list_from_another_system(check, folder, encoding):
     assert check('--split', 'train')[0] == 0
 
 
-def test_several_processes_find_the_same(check, tool, folder, capsys, monkeypatch):
-    monkeypatch.setattr(tool, 'SAMPLES_PER_JOB', 1)
-    folder.path('semseg', folder.train[1]).write_bytes(b'')
-    alone = check()
-    code = tool.main([str(folder.root), '--jobs', '2'])
-    assert (code, capsys.readouterr().out) == alone
-
-
 @pytest.mark.parametrize('task', ['image', 'semseg', 'human_parts', 'saliency', 'normals', 'context'])
 def test_missing_and_truncated_files(check, folder, task):
     missing, broken = folder.path(task, folder.train[0]), folder.path(task, folder.train[2])
@@ -350,3 +343,87 @@ def test_another_number_of_classes(check, folder):
     Image.fromarray(labels).save(path)
     assert check('--tasks', 'semseg')[0] == 1
     assert check('--tasks', 'semseg', '--num-classes', '40')[0] == 0
+
+
+OWN_CONFIG = """
+default_scope = 'mmvmt'
+pipeline = [dict(type='mmvmt.LoadMultiTaskImage'), dict(type='mmvmt.LoadMultiTaskAnnotations'), dict(type='No')]
+own = {own}
+voc = dict(type='PASCALContextMT', data_root={pascal!r}, tasks=['semseg', 'saliency'], pipeline=pipeline)
+train_dataloader = dict(
+    dataset=dict(type='ConcatDataset', datasets=[dict(type='RepeatDataset', times=3, dataset=own), voc])
+)
+val_dataloader = dict(dataset=dict(own, ann_file='lists/first.txt', test_mode=True))
+test_dataloader = val_dataloader
+"""
+
+
+@pytest.fixture
+def own(tmp_path, folder):
+    own = build_own_folder(tmp_path / 'own')
+    (tmp_path / 'config.py').write_text(OWN_CONFIG.format(own=own.config(), pascal=str(folder.root)))
+    return own
+
+
+def test_a_config_of_any_data_sets_ends_with_a_proposal(check, own, tmp_path, folder):
+    before = snapshot(own.root) | snapshot(folder.root)
+    code, output = check(root=tmp_path / 'config.py')
+    assert code == 0
+    lines = output.splitlines()
+    assert 'train[0]: MultiTaskDataset, 6 images, tasks crops, lanes, albedo' in lines
+    assert 'train[1]: PASCALContextMT, 3 images, tasks semseg, saliency' in lines
+    assert row(output, 'train[0]', 'lanes')[1:5] == ['6', '0', '3', '0']
+    assert row(output, 'train[0]', 'lanes')[5].endswith('3 of 6 images have a label')
+    assert row(output, 'val', 'albedo')[5].startswith('channel 0 0.')
+    assert 'split test' not in output
+    assert 'crops, train[0]: 4 from crops/checked, 2 from crops/raw' in output
+    assert 'warning: 4 images are in train[0] and val, such as field_00' in output
+    assert 'crops, train[0]: 2 of 6 maps have another size' in output
+    assert 'proposal, lanes, train[0]: 3 of 6 images have no label (50%)' in lines
+    counts = np.bincount(np.concatenate([own.maps['crops'][i].ravel() for i in own.ids]), minlength=256)
+    shares = counts[:3] / counts[:3].sum()
+    line = next(line for line in lines if line.startswith('proposal, crops, train[0]: share of labelled pixels'))
+    for index, name in enumerate(('soil', 'wheat', 'maize')):
+        assert f'{index} ({name}) {shares[index]:.1%}' in line
+    assert f'{counts[255] / counts.sum():.1%} of all are unlabelled' in line
+    assert any(line.startswith('proposal, albedo, train[0]: values from 0.') for line in lines)
+    assert any(line.startswith('proposal, semseg, train[1]: ') for line in lines)
+    assert lines[-1] == 'usable'
+    assert snapshot(own.root) | snapshot(folder.root) == before
+    assert check('--split', 'val', '--strict', '--tasks', 'crops', root=tmp_path / 'config.py')[0] == 1
+
+
+def test_a_config_whose_data_are_damaged(check, own, tmp_path):
+    missing = own.root / f'photos/{own.ids[0]}.jpg'
+    missing.unlink()
+    (own.root / f'albedo/{own.ids[1]}.npz').write_bytes(b'PK')
+    code, output = check('--split', 'val', root=tmp_path / 'config.py')
+    assert code == 1
+    assert f'missing file {missing}' in output
+    assert f'cannot read {own.root}/albedo/{own.ids[1]}.npz' in output
+    assert output.splitlines()[-1] == 'unusable: 2 problems'
+    code, output = check('--data-root', str(tmp_path / 'nowhere'), root=tmp_path / 'config.py')
+    assert code == 1
+    assert "train: data_root '" in output
+
+
+def test_options_of_folders_and_configs(tool, own, tmp_path, capsys):
+    config = str(tmp_path / 'config.py')
+    for argv in (
+        [config, '--num-classes', '3'],
+        [str(own.root), '--data-root', 'x'],
+        [str(own.root), '--split', 'test'],
+    ):
+        with pytest.raises(SystemExit, match='2'):
+            tool.main(argv)
+        assert argv[1] in capsys.readouterr().err
+
+
+def test_several_processes_find_the_same(check, tool, own, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(tool, 'SAMPLES_PER_JOB', 1)
+    (own.root / f'crops/checked/{own.ids[0]}.png').write_bytes(b'')
+    argv = ['--split', 'val']
+    alone = check(*argv, root=tmp_path / 'config.py')
+    assert alone[0] == 1
+    code = tool.main([str(tmp_path / 'config.py'), *argv, '--jobs', '2'])
+    assert (code, capsys.readouterr().out) == alone

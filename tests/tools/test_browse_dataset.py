@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from own_folder import build_own_folder
 from pascal_mt_folder import build_folder
 from PIL import Image
 
@@ -107,3 +108,21 @@ def test_bad_number(tool, capsys):
     with pytest.raises(SystemExit, match='2'):
         tool.main(['config.py', '--number', '0'])
     assert '--number' in capsys.readouterr().err
+
+
+def test_several_data_sets_of_ones_own(tool, folder, tmp_path):
+    own = build_own_folder(tmp_path / 'own')
+    pipeline = [dict(type=f'mmvmt.{name}') for name in ('LoadMultiTaskImage', 'LoadMultiTaskAnnotations')]
+    pipeline.append(dict(type='mmvmt.PackMultiTaskInputs'))
+    voc = dict(type='PASCALContextMT', data_root=str(folder.root), tasks=['semseg'], pipeline=pipeline)
+    parts = [own.config(pipeline=pipeline), voc]
+    (tmp_path / 'config.py').write_text(
+        f"default_scope = 'mmvmt'\ntrain_dataloader = dict(dataset=dict(type='ConcatDataset', datasets={parts}))\n"
+    )
+    assert tool.main([str(tmp_path / 'config.py'), '--out', str(tmp_path / 'out'), '--number', '4']) == 0
+    assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == [
+        'train_00000_day0_field_000.png',
+        'train_00001_day0_field_002.png',
+        f'train_00006_{folder.train[0]}.png',
+        f'train_00007_{folder.train[1]}.png',
+    ]

@@ -1,6 +1,7 @@
 """Write pictures of samples as the pipeline of a config hands them to the model: image and all maps side by side."""
 
 import argparse
+import itertools
 import sys
 from pathlib import Path
 
@@ -47,8 +48,17 @@ def draw_sample(packed: dict) -> np.ndarray:
 
 
 def sample_keys(dataset: BaseDataset, number: int, img_ids: list[str] | None, seed: int) -> list[SampleKey]:
-    """Indices of the samples to draw, each with a seed of its own for the random transforms."""
-    chosen = range(min(number, len(dataset))) if img_ids is None else map(dataset.index_of, img_ids)
+    """Indices of the samples to draw, each with a seed of its own for the random transforms.
+
+    Of several data sets in one, the first ones of each.
+    """
+    if img_ids is not None:
+        chosen = map(dataset.index_of, img_ids)
+    else:
+        ends = getattr(dataset, 'cumulative_sizes', [len(dataset)])
+        parts = [range(begin, end) for begin, end in zip([0, *ends], ends)]
+        in_turn = (index for row in itertools.zip_longest(*parts) for index in row if index is not None)
+        chosen = sorted(itertools.islice(in_turn, number))
     return [SampleKey(index, derive_seed('browse', seed, index)) for index in chosen]
 
 
@@ -57,7 +67,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('config', help='config file')
     parser.add_argument('--split', choices=['train', 'val', 'test'], default='train', help='whose data loader to use')
     parser.add_argument('--out', type=Path, default=Path('work_dirs/browse'), help='folder of the pictures')
-    parser.add_argument('--number', type=int, default=20, help='number of samples, from the start of the list')
+    parser.add_argument(
+        '--number',
+        type=int,
+        default=20,
+        help='number of samples, from the start of the list; of several data sets, of each in turn',
+    )
     parser.add_argument('--ids', nargs='+', metavar='ID', help='these images instead')
     parser.add_argument('--seed', type=int, default=0, help='seed of the random transforms')
     parser.add_argument('--data-root', help='folder of the data set')
@@ -85,7 +100,9 @@ def main(argv: list[str] | None = None) -> int:
         packed = dataset[key]
         picture = draw_sample(packed)
         # The ID is that of the sample drawn: the data set may have replaced the one asked for.
-        name = f'{args.split}_{int(key):05d}_{packed["data_samples"].get("img_id", "")}.png'
+        # IDs may name folders.
+        img_id = str(packed['data_samples'].get('img_id', '')).replace('/', '_')
+        name = f'{args.split}_{int(key):05d}_{img_id}.png'
         Image.fromarray(picture).save(args.out / name)
     print(f'{len(keys)} pictures in {args.out}')
     return 0

@@ -77,7 +77,6 @@ PLACEHOLDERS = {
 }
 # Programs that are started as modules.
 INSTRUMENTS = {
-    'benchmarks.methods.results': 'benchmarks/methods/results.py',
     'benchmarks.speed': 'benchmarks/speed/__main__.py',
 }
 SAMPLE_CONFIG = PLACEHOLDERS['CONFIG']
@@ -439,6 +438,17 @@ def _check_snakemake(words: Sequence[str], sandbox: Path) -> None:
         raise ValueError(f'the workflow has no table {unknown[0]!r}; it has {", ".join(comparison.tables)}')
 
 
+def _check_step(words: Sequence[str]) -> None:
+    """The comparison has this step, and it takes these arguments."""
+    from benchmarks.methods import steps
+
+    name, arguments = words[0], dict(word.partition('=')[::2] for word in words[1:])
+    try:
+        inspect.signature(getattr(steps, name)).bind(**arguments)
+    except (AttributeError, TypeError) as error:
+        raise ValueError(f'benchmarks.methods.steps {name}: {error}') from error
+
+
 def _pins(name: str) -> set[str]:
     """The versions of a package that the requirements of the environments pin."""
     files = [ROOT / 'requirements.txt', *(ROOT / 'requirements').glob('*.txt')]
@@ -476,6 +486,8 @@ def check_command(words: Sequence[str], sandbox: Path) -> None:
             compile(rest[1], 'python -c', 'exec')
         elif rest[:1] == ['-m'] and rest[1] in INSTRUMENTS:
             check_tool(INSTRUMENTS[rest[1]], rest[2:], sandbox)
+        elif rest[:2] == ['-m', 'benchmarks.methods.steps']:
+            _check_step(rest[2:])
         elif rest[:1] == ['-m']:
             if find_spec(rest[1]) is None:
                 raise ValueError(f'python -m {rest[1]}: no such module')

@@ -1,125 +1,96 @@
-"""Results of a comparison: from runs to means, a table and a picture."""
+"""Results of a comparison, as a table's JSON file holds them: means over seeds, a Markdown table and a picture."""
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
-import statistics
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.markdown import insert
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from benchmarks.methods.methods import FAMILIES, METHODS, SPEC
 from mmvmt.evaluation import delta_m
 from mmvmt.structures import TASKS
 
-FAMILIES = {
-    'full fine-tuning': '#444444',
-    'decoders only': '#8c8c8c',
-    'parts of the encoder': '#c49a00',
-    'prompts': '#9467bd',
-    'Kronecker sums': '#17a2b8',
-    'low rank': '#2ca02c',
-    'bottleneck adapters': '#1f77b4',
-    'hypernetworks': '#ff7f0e',
-    'tails per task': '#8c564b',
-    'VMT-Adapter': '#d62728',
-}
-"""Colour of each family of methods in the picture."""
-BEGIN, END = '<!-- benchmark:begin -->', '<!-- benchmark:end -->'
-"""Lines of a Markdown file between which the table stands."""
+Results = Mapping[str, Any]
+Groups = dict[tuple[str, str], list[Results]]
+GAIN = 'gain over decoders only [%]'
+IN_ENCODER = ('adapters', 'norms_biases', 'encoder_weights')
 
 
-def mean_figures(runs: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """``{task: mean of the main figure over runs}`` of runs of the same tasks."""
-    return {task: statistics.mean(run['figures'][task] for run in runs) for task in runs[0]['figures']}
+def grouped(results: Results) -> Groups:
+    """The models of every method, by encoder and method."""
+    groups: Groups = {}
+    for entry in results['models']:
+        groups.setdefault((entry['encoder'], entry['model'].partition('-')[0]), []).append(entry)
+    return groups
 
 
-def frame(results: Mapping[str, Any]) -> Any:
-    """A pandas table of mean and sample standard deviation over the seeds, a row per method that has runs.
-
-    Args:
-        results: What a table's JSON file holds.
-
-    Returns:
-        The index is ``(encoder, method)``, ``''`` for the only encoder; the columns are ``(quantity, 'mean', 'std' or
-        'count')`` of the tasks' main figures, ``Delta_m`` in percent and ``seconds`` per iteration.
-    """
+def frame(results: Results) -> Any:
+    """A pandas table of mean, sample standard deviation and count over the seeds, a row per encoder and method: the
+    tasks' main figures, ``seconds`` per iteration and ``Delta_m`` in percent. The models of a seed count together; the
+    constant predictor is a method beside the others."""
     import pandas as pd
 
-    rows = []
-    for encoder, group in groups_of(results).items():
-        references = group.get('references', {}).get('figures')
-        if 'encoders' in results and (runs := group['methods']['decoders_only']['runs']):
-            references = mean_figures(runs)
-        for name, method in group['methods'].items():
-            for run in method['runs']:
-                delta = delta_m(run['figures'], references) if references else math.nan
-                rows.append(
-                    [encoder, name, delta, run['seconds_per_iteration'], *map(run['figures'].get, results['tasks'])]
-                )
-    columns = ['encoder', 'method', 'Delta_m', 'seconds', *results['tasks']]
-    table = pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns[2:], float))
-    return table.groupby(['encoder', 'method'], sort=False).agg(['mean', 'std', 'count'])
+    groups, tasks, published = grouped(results), results['tasks'], results['published'] or {}
+    rows = [(*key, run) for key, entries in groups.items() for entry in entries for run in entry['runs']]
+    floor = dict(seed=0, figures=results['constant_predictor'], seconds_per_iteration=None)
+    rows += [(encoder, 'constant predictor', floor) for encoder in {encoder for encoder, _ in groups}]
+    index = pd.MultiIndex.from_tuples([(*key, run['seed']) for *key, run in rows], names=['encoder', 'method', 'seed'])
+    figures = [run['figures'] | dict(seconds=run['seconds_per_iteration']) for *_, run in rows]
+    runs = pd.DataFrame(figures, index, dtype=float).groupby(level=[0, 1, 2], sort=False)
+    runs = runs.sum(min_count=1).dropna(subset=tasks)
+    means = runs[tasks].groupby(level=[0, 1]).mean()
+
+    def gain(run: Any) -> float:
+        of = (run.name[0], results['reference'])
+        references = means.loc[of].to_dict() if of in means.index else published.get('figures')
+        return delta_m(run[tasks].to_dict(), references) if references else math.nan
+
+    runs['Delta_m'] = runs.apply(gain, axis=1)
+    return runs.groupby(level=[0, 1], sort=False).agg(['mean', 'std', 'count'])
 
 
-def table(results: Mapping[str, Any]) -> str:
-    """The Markdown table of a comparison.
-
-    Args:
-        results: What a table's JSON file holds.
-    """
-    means, tasks = frame(results), results['tasks']
-    if 'encoders' in results:
-        header = ['encoder', 'encoder [M]', 'pretraining', 'method', *tasks, 'gain over decoders only [%]']
-        rows = []
-    else:
-        arrows = [
-            f'[{"°" if TASKS[t].kind == "vectors" else "%"}] {"↑" if TASKS[t].higher_is_better else "↓"}' for t in tasks
-        ]
-        header = ['method', *(f'{task} {TASKS[task].main_metric} {arrow}' for task, arrow in zip(tasks, arrows))]
-        header += ['Delta_m [%] ↑', 'trainable [M]', 'in the encoder [M]', 'passes', 's/iteration']
-        constant, references = results['constant_predictor'], results['references']['figures']
-        delta = _number(delta_m(constant, references)) if references else ''
-        rows = [['*constant predictor*', *(_number(constant[t]) for t in tasks), delta, '0', '0', '', '', '', '']]
-    for encoder, group in groups_of(results).items():
-        for name, method in group['methods'].items():
-            row = means.loc[encoder, name] if (encoder, name) in means.index else None
-            figures = ['' if row is None else _mean_std(row[key]) for key in (*tasks, 'Delta_m')]
-            if encoder:
-                start = [group['title'], _millions(group['parameters']), str(group['pretrain_iters']), method['title']]
-                rows.append([*start, *figures, rate_text(method), str(len(method['runs']))])
-                continue
-            if row is None:
-                figures[0] = (
-                    'failed' if any(f['reason'] != 'not finished' for f in method['failures']) else 'not finished'
-                )
-            counts = [(method['parameters'] or {}).get(key) for key in ('trainable', 'trained_in_encoder')]
-            sizes = [_millions(count, 3) for count in counts]
-            seconds = '' if row is None else _number(row['seconds', 'mean'], 3)
-            rows.append([method['title'], *figures, *sizes, method['passes'], seconds, rate_text(method)])
-            rows[-1].append(_finished(len(method['runs']), results['seeds'], method['failures']))
-    header += ['rate x', 'seeds']
-    ruler = '|'.join('---' if name in ('encoder', 'method') else '---:' for name in header)
-    lines = ['| ' + ' | '.join(cells) + ' |' for cells in [header, *rows]]
-    return '\n'.join([lines[0], f'|{ruler}|', *lines[1:]]) + '\n'
+def table(results: Results) -> str:
+    """The Markdown table."""
+    groups, means, tasks = grouped(results), frame(results), results['tasks']
+    several = len({encoder for encoder, _ in groups}) > 1
+    titles = [*tasks, GAIN] if several else [*map(_title, tasks), 'Delta_m [%] ↑']
+    header = ['encoder', 'encoder [M]', 'pretraining', 'method', *titles, 'trainable [M]', 'in the encoder [M]']
+    header += ['passes', 's/iteration', 'rate x', 'seeds']
+    rows = [header, ['---' if name in ('encoder', 'method') else '---:' for name in header]]
+    if not several:
+        (constant,) = means.xs('constant predictor', level='method').iloc
+        figures = [_mean_std(constant[key]) for key in (*tasks, 'Delta_m')]
+        rows += [['', '', '', '*constant predictor*', *figures, '0', '0', '', '', '', '']]
+    for (encoder, name), row in means.reindex(groups).iterrows():
+        entries, done = groups[encoder, name], int(row.fillna(0)[tasks[0], 'count'])
+        failures = [failure for entry in entries for failure in entry['failures']]
+        figures = [_mean_std(row[key]) for key in (*tasks, 'Delta_m')]
+        if not done:
+            missing = all(failure['reason'] == 'not finished' for failure in failures)
+            figures[0] = 'not finished' if missing else 'failed'
+        size, _, length = encoder.partition('_')
+        cells = [size, _number(_millions(entries, 'encoder')), length, METHODS[name].title, *figures]
+        cells += [_number(_millions(entries, *kinds), 3) for kinds in (['trainable'], IN_ENCODER)]
+        # An asterisk marks the edge of the grid.
+        rates = [rate for entry in entries for rate in entry['rates'] if rate['multiplier'] is not None]
+        rates = [f'{rate["multiplier"]:g}' + ('*' if rate['edge_of_grid'] else '') for rate in rates]
+        finished = f'{done}' if done == results['seeds'] else f'{done} of {results["seeds"]}'
+        finished += ' (some failed)' if done and failures else ''
+        seconds = _number(row['seconds', 'mean'], 3)
+        rows += [[*cells, METHODS[name].passes, seconds, ' / '.join(rates) or '-', finished]]
+    rows = [row[:-6] + row[-2:] if several else row[3:] for row in rows]
+    lines = ['| ' + ' | '.join(row) + ' |' for row in rows]
+    return '\n'.join([lines[0], lines[1].replace(' ', ''), *lines[2:]]) + '\n'
 
 
-def groups_of(results: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What holds methods, by encoder; ``''`` is the only one."""
-    return results.get('encoders') or {'': results}
-
-
-def rate_text(method: Mapping[str, Any]) -> str:
-    """The chosen multipliers as text, one per model; an asterisk marks the edge of the grid."""
-    chosen = [choice for choice in method['chosen'].values() if choice['multiplier'] is not None]
-    return ' / '.join(f'{c["multiplier"]:g}' + ('*' if c['edge_of_grid'] else '') for c in chosen) or '-'
-
-
-def _finished(done: int, seeds: int, failures: Sequence[Any]) -> str:
-    return (f'{done}' if done == seeds else f'{done} of {seeds}') + (' (some failed)' if done and failures else '')
+def _title(name: str) -> str:
+    task = TASKS[name]
+    unit, better = '°' if task.kind == 'vectors' else '%', '↑' if task.higher_is_better else '↓'
+    return f'{name} {task.main_metric} [{unit}] {better}'
 
 
 def _number(value: float, digits: int = 2) -> str:
@@ -127,140 +98,95 @@ def _number(value: float, digits: int = 2) -> str:
     return '' if math.isnan(value) else f'{round(value, digits) + 0.0:.{digits}f}'
 
 
-def _millions(count: float | None, digits: int = 2) -> str:
-    return '' if count is None else _number(count / 1e6, digits)
-
-
 def _mean_std(row: Any) -> str:
     return _number(row['mean']) + ('' if math.isnan(row['std']) else f' ± {row["std"]:.2f}')
 
 
-def report(results: Mapping[str, Any]) -> str:
-    """The table with what one has to know to read it, as Markdown.
+def _millions(entries: Sequence[Results], *kinds: str) -> float:
+    """Parameters of these kinds in all models of a method; NaN if they were not counted."""
+    counts = [count for entry in entries for count in entry['parameters'] or [{}]]
+    return sum(count.get(kind, math.nan) for count in counts for kind in kinds) / 1e6
 
-    Args:
-        results: What a table's JSON file holds.
-    """
-    notes = [table(results).strip()]
-    if 'encoders' not in results:
-        rate, references = results['heads_learning_rate'], results['references']
-        heads = f'the {rate:g} of all heads' if rate else 'that of the heads'
-        notes += [
-            f'Mean ± standard deviation over seeds; {results["protocol"]["iterations"]} iterations per training. '
-            f'Delta_m: mean relative change over the tasks against {references["source"]}.',
-            '"passes": how often the encoder runs per image, T being the number of tasks. "rate x": learning rate of '
-            f'what trains in the encoder, as a multiple of {heads}; an asterisk marks the edge of the grid that was '
-            'tried.',
-        ]
-    methods = [method for group in groups_of(results).values() for method in group['methods'].values()]
-    failures = [failure for method in methods for failure in method.get('failures', ())]
-    if failures:
-        lines = [f'- {failure["what"]}: {failure["reason"].splitlines()[0]}' for failure in failures]
-        notes.append('Failed or missing (ends of the logs are in the JSON file):\n\n' + '\n'.join(lines))
+
+def report(results: Results) -> str:
+    """The table with what one has to know to read it, as Markdown."""
+    notes, groups = [table(results).strip()], grouped(results)
+    if len({encoder for encoder, _ in groups}) == 1:
+        source, reference = (results['published'] or {}).get('source'), METHODS.get(results['reference'])
+        if reference:
+            seeds = int(frame(results).reindex(groups).fillna(0).xs(results['reference'], level='method').iloc[0, -1])
+            title = 'single-task models' if reference.passes == 'T models' else reference.title
+            source = f'{title} trained here, mean over {seeds} seed{"" if seeds == 1 else "s"}'
+        rates = [rate['learning_rate'] for entry in results['models'] for rate in entry['rates']]
+        heads = f'the {rates[0]:g} of all heads' if rates else 'that of the heads'
+        notes += [note.format(**results['protocol'], source=source, heads=heads) for note in SPEC['notes']]
+    failures = [failure for entry in results['models'] for failure in entry['failures']]
+    lines = [f'- {failure["what"]}: {failure["reason"].splitlines()[0]}' for failure in failures]
+    notes += ['Failed or missing (ends of the logs are in the JSON file):', '\n'.join(lines)] if lines else []
     return '\n\n'.join(notes) + '\n'
 
 
-def draw(results: Mapping[str, Any], path: Path) -> None:
-    """Picture of a comparison, of the stages that are filled, or of several encoders.
-
-    Args:
-        results: What a table's JSON file holds; methods without Delta_m are left out.
-        path: Target, such as ``results.png``.
-    """
-    from matplotlib.figure import Figure
-
-    figure, means = Figure((8, 5), dpi=150, layout='constrained'), frame(results)
-    if 'encoders' in results:
-        _draw_encoders(figure.subplots(), results['encoders'], means)
-    elif 'vmt_adapter_from_stage_4' in results['methods']:
-        _draw_stages(figure.subplots(), results['methods'], means.droplevel('encoder'))
+def draw(results: Results, path: Path) -> None:
+    """Picture of a comparison, of the stages that are filled, or of several encoders, as far as there is a Delta_m."""
+    figure, means, groups = Figure((8, 5), dpi=150, layout='constrained'), frame(results), grouped(results)
+    means = means.loc[[key for key in groups if key in means.index]]
+    if len({encoder for encoder, _ in groups}) > 1:
+        _draw_encoders(figure.subplots(), groups, means['Delta_m'])
+    elif any(METHODS[name].group == 'stages' for _, name in groups):
+        _draw_stages(figure.subplots(), means.droplevel('encoder'))
     else:
-        _draw_methods(figure, results, means.droplevel('encoder')['Delta_m'].dropna(subset='mean').sort_values('mean'))
+        _draw_methods(figure, groups, means['Delta_m'].dropna(subset='mean').sort_values('mean'), results['seeds'])
+        figure.suptitle(f'{results["protocol"]["iterations"]} iterations, seeds: {results["seeds"]}', fontsize=10)
     for axes in figure.axes:
         axes.spines[['top', 'right']].set_visible(False)
     figure.savefig(path)
 
 
-def _draw_methods(figure: Any, results: Mapping[str, Any], deltas: Any) -> None:
+def _draw_methods(figure: Figure, groups: Groups, deltas: Any, seeds: int) -> None:
     """A line per method: Delta_m, and what is trained."""
-    shown = [
-        (results['methods'][name], row) for name, row in deltas.iterrows() if results['methods'][name]['parameters']
-    ]
-    figure.set_size_inches(11, 1.5 + 0.3 * len(shown))
+    figure.set_size_inches(11, 1.5 + 0.3 * len(deltas))
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=[3, 2])
-    markers, seeds, labels = {'1': 'o', 'T': 'D', 'T models': 's'}, results['seeds'], []
-    for height, (method, row) in enumerate(shown):
-        colour, passes = FAMILIES[method['family']], method['passes']
-        style = dict(marker=markers[passes], color=colour, linestyle='none')
-        style['markerfacecolor'] = colour if passes == '1' else 'white'
+    styles = {'1': dict(marker='o'), 'T': dict(marker='D', mfc='white'), 'T models': dict(marker='s', mfc='white')}
+    labels = []
+    for height, (key, row) in enumerate(deltas.iterrows()):
+        method = METHODS[key[1]]
+        style = dict(color=FAMILIES[method.family], linestyle='none', **styles[method.passes])
         left.errorbar(row['mean'], height, xerr=row['std'], capsize=3, **style)
-        right.plot(method['parameters']['trainable'] / 1e6, height, **style)
-        labels.append(method['title'] + ('' if row['count'] == seeds else f' ({row["count"]:.0f} of {seeds})'))
-    left.set_yticks(range(len(labels)), labels)
-    left.set_xlabel('Delta_m [%]')
+        right.plot(_millions(groups[key], 'trainable'), height, **style)
+        labels.append(method.title + ('' if row['count'] == seeds else f' ({row["count"]:.0f} of {seeds})'))
+    left.set(xlabel='Delta_m [%]', yticks=range(len(labels)), yticklabels=labels)
     left.axvline(0.0, color='#444444', linewidth=1)
-    right.set_xlabel('trainable parameters [M]')
-    right.set_xscale('log')
+    right.set(xlabel='trainable parameters [M]', xscale='log')
     right.xaxis.set_major_formatter('{x:g}')
     for axes in (left, right):
         axes.grid(alpha=0.25)
-    texts = {'1': 'encoder runs once', 'T': 'once per task', 'T models': 'one model per task'}
-    for passes, text in texts.items():
-        face = 'black' if passes == '1' else 'white'
-        right.plot([], [], color='black', marker=markers[passes], markerfacecolor=face, linestyle='none', label=text)
+    for style, text in zip(styles.values(), ('encoder runs once', 'once per task', 'one model per task')):
+        right.plot([], [], color='black', linestyle='none', label=text, **style)
     right.legend(loc='lower right', frameon=False, fontsize=8)
-    figure.suptitle(f'{results["protocol"]["iterations"]} iterations, seeds: {seeds}', fontsize=10)
 
 
-def _draw_stages(axes: Any, methods: Mapping[str, Any], means: Any) -> None:
+def _draw_stages(axes: Axes, means: Any) -> None:
     """Gain over decoders only over the time of a step: what is filled from a later stage on takes less."""
-    curve = means.loc[[name for name in methods if name.startswith('vmt_adapter') and name in means.index]]
+    curve = means.loc[[name for name in means.index if METHODS[name].family == 'VMT-Adapter']]
     axes.plot(curve['seconds', 'mean'], curve['Delta_m', 'mean'], color=FAMILIES['VMT-Adapter'])
     for name, row in means.iterrows():
-        place, colour = (row['seconds', 'mean'], row['Delta_m', 'mean']), FAMILIES[methods[name]['family']]
-        axes.errorbar(*place, yerr=row['Delta_m', 'std'], marker='o', capsize=3, color=colour)
-        axes.annotate(methods[name]['title'], place, xytext=(6, 6), textcoords='offset points', fontsize=8.5)
-    axes.margins(x=0.2)
-    axes.set_xlabel('seconds per iteration')
-    axes.set_ylabel('gain over decoders only [%]')
+        place, method = (row['seconds', 'mean'], row['Delta_m', 'mean']), METHODS[name]
+        axes.errorbar(*place, yerr=row['Delta_m', 'std'], marker='o', capsize=3, color=FAMILIES[method.family])
+        axes.annotate(method.title, place, xytext=(6, 6), textcoords='offset points', fontsize=8.5)
+    axes.set(xmargin=0.2, xlabel='seconds per iteration', ylabel=GAIN)
 
 
-def _draw_encoders(axes: Any, encoders: Mapping[str, Any], means: Any) -> None:
+def _draw_encoders(axes: Axes, groups: Groups, gains: Any) -> None:
     """Gain over decoders only, one group of bars per encoder; a method that is missing on one leaves a gap."""
-    methods = {name: method for of in encoders.values() for name, method in of['methods'].items()}
-    methods.pop('decoders_only', None)
-    gains = means['Delta_m'].unstack('encoder').reindex(methods)
-    width = 0.8 / max(1, len(methods))
-    for number, (name, method) in enumerate(methods.items()):
-        heights, spread = (gains.loc[name, key].reindex(encoders) for key in ('mean', 'std'))
-        places = [index + (number - (len(methods) - 1) / 2) * width for index in range(len(encoders))]
-        style = dict(capsize=4, color=FAMILIES[method['family']], label=method['title'])
-        axes.bar(places, heights, width * 0.92, yerr=spread, **style)
+    encoders, methods = (list(dict.fromkeys(names)) for names in zip(*groups))
+    methods.remove('decoders_only')
+    means, spread = (gains[key].unstack().reindex(encoders, columns=methods) for key in ('mean', 'std'))
+    style = dict(width=0.8, capsize=4, color=[FAMILIES[METHODS[name].family] for name in methods], rot=0)
+    means.rename(columns={name: METHODS[name].title for name in methods}).plot.bar(
+        ax=axes, yerr=spread.values.T, **style
+    )
     axes.axhline(0.0, color='black', linewidth=0.8)
-    sizes = [f' {_millions(e["parameters"])} M' if e['parameters'] else '' for e in encoders.values()]
-    labels = [f'{e["title"]}{size}\n{e["pretrain_iters"]} iterations' for e, size in zip(encoders.values(), sizes)]
-    axes.set_xticks(range(len(encoders)), labels)
-    axes.set_ylabel('gain over decoders only [%]')
+    sizes = [_number(_millions(groups[encoder, 'decoders_only'], 'encoder')) or '?' for encoder in encoders]
+    labels = [f'{encoder} iterations'.replace('_', f' {size} M\n') for encoder, size in zip(encoders, sizes)]
+    axes.set(xlabel='', ylabel=GAIN, xticklabels=labels)
     axes.legend(frameon=False)
-
-
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description='Put the table of earlier results into a page, or draw them again.')
-    parser.add_argument('results', type=Path, help='JSON file of a table')
-    parser.add_argument('--markdown', type=Path, metavar='FILE', help='page with a place for the table')
-    parser.add_argument('--picture', type=Path, metavar='FILE', help='picture to draw')
-    return parser.parse_args(argv)
-
-
-def main(argv: list[str] | None = None) -> int:
-    args = parse_args(argv)
-    found = json.loads(args.results.read_text(encoding='utf-8'))
-    if args.markdown:
-        insert(args.markdown, BEGIN, END, table(found))
-    if args.picture:
-        draw(found, args.picture)
-    return 0
-
-
-if __name__ == '__main__':
-    sys.exit(main())

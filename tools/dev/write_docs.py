@@ -143,10 +143,11 @@ def method_block(methods: Iterable[str], page: Path) -> str:
     """
     models, counted = config_models(), parameter_rows()
     # It stands in benchmarks/, which is no part of the package.
-    comparison = load_tool('benchmarks/methods/methods.py')
-
-    def pascal_configs(name: str) -> set[str]:
-        return {comparison.config_of(model, 't', 'pascal') for model in comparison.models(name)}
+    compared = load_tool('benchmarks/methods/methods.py')
+    pascal = compared.Comparison(dict(preset='pascal', data_root='docs'))  # any folder: no data is read
+    configs_of: dict[str, set[str]] = {}
+    for model in compared.MODELS:
+        configs_of.setdefault(model.partition('-')[0], set()).add(pascal.config(pascal.main, model))
 
     rows, lists, names = [], [], []
     for method in methods:
@@ -155,7 +156,7 @@ def method_block(methods: Iterable[str], page: Path) -> str:
                 continue
             ours, reported, _, passes, _ = counted[row.method]
             configs = {f'configs/{config}' for config in row.configs}
-            name = next((key for key in comparison.METHODS if pascal_configs(key) == configs), '')
+            name = next((key for key, own in configs_of.items() if own == configs), '')
             names += [name] if name else []
             rows.append([row.method, f'`{method}`', ours, reported, passes, f'`{name}`' if name else ''])
         links = [

@@ -54,7 +54,7 @@ def main(words):
         folder = Path(options.get('into', '.'))
         folder.mkdir(exist_ok=True)
         for suffix in ('json', 'md', 'png'):
-            (folder / f'{options["table"]}.{suffix}').write_text('{}')
+            (folder / f'{options["name"]}.{suffix}').write_text('{}')
     return 0
 
 

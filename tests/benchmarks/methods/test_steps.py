@@ -11,11 +11,13 @@ import torch
 from mmengine.config import Config
 
 from benchmarks.methods import results, steps
-from benchmarks.methods.methods import PRESETS, SWEEP_SEED, Comparison, models
+from benchmarks.methods.methods import MODELS as COMPARED
+from benchmarks.methods.methods import PRESETS, SPEC, Comparison
 from mmvmt.registry import MODELS
 
 HEADS = str(commands.ROOT / 'configs/baselines/swin_nano_decoders_only_synthetic.py')
 VMT = str(commands.ROOT / 'configs/vmt/swin_nano_synthetic.py')
+TRAINED = [*(model for model in COMPARED if model.startswith('single_task-')), 'decoders_only', 'vmt_adapter']
 OPTIONS = dict(iters=8, pretrain_iters=8)
 METRICS = {'semseg/mIoU': 20.0, 'human_parts/mIoU': 15.0, 'saliency/mIoU': 40.0, 'normals/mean': 25.0}
 
@@ -100,7 +102,13 @@ def test_a_training_has_the_chosen_rates_and_says_what_it_came_to(folder, machin
 )
 def test_a_trial_is_half_as_long_and_leaves_no_checkpoint(folder, machine, candidate, config, rate, multiplier):
     rates = 'decoders_only'
-    train(config=config, rates=rates, name=f'trials/nano_8/m/{candidate}', candidate=candidate, seed=str(SWEEP_SEED))
+    train(
+        config=config,
+        rates=rates,
+        name=f'trials/nano_8/m/{candidate}',
+        candidate=candidate,
+        seed=str(SPEC['protocol']['sweep_seed']),
+    )
     options = dict(word.split('=', 1) for word in machine.ran[0] if '=' in word)
     assert options['optim_wrapper.optimizer.lr'] == rate
     assert options['optim_wrapper.paramwise_cfg.adapter_lr_mult'] == multiplier
@@ -194,8 +202,10 @@ def trained(folder, monkeypatch):
     pytest.importorskip('pandas', reason='the tables of the comparison: requirements/optional.txt')
     floor = {'semseg/mIoU': 10.0, 'human_parts/mIoU': 10.0, 'saliency/mIoU': 20.0, 'normals/mean': 40.0}
     Path('constant_predictor.json').write_text(json.dumps(dict(metrics=floor)))
-    counts = dict(adapters=10, norms_biases=1, encoder_weights=0, decoders=50, trainable=61, encoder=10**6, percent_x=1)
-    for model in [*models('single_task'), 'decoders_only', 'vmt_adapter']:
+    counts = dict(
+        adapters=100_000, norms_biases=10_000, encoder_weights=0, trainable=610_000, encoder=10**6, percent_x=1
+    )
+    for model in TRAINED:
         for path in (Path(f'parameters/nano_8/{model}.json'), Path(f'trainings/nano_8/{model}/x')):
             path.parent.mkdir(parents=True, exist_ok=True)
         Path(f'parameters/nano_8/{model}.json').write_text(json.dumps(counts))
@@ -219,19 +229,21 @@ def trained(folder, monkeypatch):
 def test_models_of_one_seed_count_together(trained):
     steps.collect('results', json.dumps(trained))
     found = json.loads(Path('results.json').read_text())
-    assert list(found['methods']) == ['single_task', 'decoders_only', 'vmt_adapter']
-    single = found['methods']['single_task']
-    assert [run['figures'] for run in single['runs']] == [
-        dict(semseg=20.0, human_parts=20.0, saliency=40.0, normals=20.0)
-    ] * 2
-    assert single['runs'][0]['seconds_per_iteration'] == 1.0
-    assert single['parameters']['decoders'] == 200
-    assert found['methods']['vmt_adapter']['parameters']['trained_in_encoder'] == 11
-    assert found['references']['source'] == 'single-task models trained here, mean over 2 seeds'
+    assert found['command'].startswith('snakemake -s benchmarks/methods/Snakefile results --config seeds=2 methods=')
+    assert [entry['model'] for entry in found['models']] == TRAINED
+    means, text = results.frame(found), Path('results.md').read_text()
+    single = means.loc['nano_8', 'single_task'].xs('mean', level=1)
+    assert single.to_dict() == dict(
+        semseg=20.0, human_parts=20.0, saliency=40.0, normals=20.0, seconds=1.0, Delta_m=0.0
+    )
     # Three tasks 10 % above, the angle 10 % larger.
-    means = results.frame(found)
-    assert means.loc[('', 'vmt_adapter'), ('Delta_m', 'mean')] == pytest.approx(5.0)
-    assert '| VMT-Adapter | 22.00 ± 0.00 |' in Path('results.md').read_text()
+    assert means.loc[('nano_8', 'vmt_adapter'), ('Delta_m', 'mean')] == pytest.approx(5.0)
+    rows = [[cell.strip() for cell in line.split('|')] for line in text.splitlines() if line.startswith('|')]
+    cells = {row[1]: row for row in rows}
+    assert cells['VMT-Adapter'][2] == '22.00 ± 0.00'
+    # Trainable parameters of four models, and those in the encoder.
+    assert cells['single-task fine-tuning'][7:9] == ['2.440', '0.440']
+    assert 'against single-task models trained here, mean over 2 seeds' in text
     assert Path('results.png').stat().st_size > 10_000
 
 
@@ -245,13 +257,23 @@ def test_what_failed_is_named_and_the_rest_shown(trained):
     Path('trainings/nano_8/decoders_only/seed1.json').write_text(json.dumps(diverged))
     steps.collect('results', json.dumps(trained), into='unfinished')
     found = json.loads(Path('unfinished/results.json').read_text())
-    failures = found['methods']['vmt_adapter']['failures']
+    failures = found['models'][-1]['failures']
     assert [failure['reason'] for failure in failures] == ['failed\nCUDA out of memory', 'not finished']
     text = Path('unfinished/results.md').read_text()
-    assert '- trainings/nano_8/vmt_adapter/seed0: failed' in text
-    assert '- decoders only, seed 1: the loss is no number at iteration 5' in text
+    assert '- trainings/nano_8/vmt_adapter/seed0.json: failed' in text
+    assert '- trainings/nano_8/decoders_only/seed1.json: the loss is no number at iteration 5' in text
     assert '| VMT-Adapter | failed |' in text
     assert '| 1 of 2 (some failed) |' in text
+
+
+def test_without_the_constant_predictor_one_line_says_what_is_missing(trained):
+    Path('constant_predictor.json').unlink()
+    with pytest.raises(
+        SystemExit, match=r'constant_predictor.json is missing; see logs/constant_predictor.log'
+    ) as error:
+        steps.main(['collect', 'name=results', f'config={json.dumps(trained)}', 'into=unfinished'])
+    assert '\n' not in str(error.value)
+    assert not Path('unfinished').exists()
 
 
 def test_encoders_beside_each_other(trained):
@@ -267,8 +289,13 @@ def test_encoders_beside_each_other(trained):
                     (shutil.copytree if kind == 'trainings' else shutil.copy)(Path(kind, 'nano_8', name), target)
     steps.collect('scaling', json.dumps(config))
     found = json.loads(Path('scaling.json').read_text())
-    assert list(found['encoders']) == ['pico_2', 'pico_8', 'nano_2', 'nano_8']
-    assert found['encoders']['pico_2']['parameters'] == 10**6
+    assert list(dict.fromkeys(entry['encoder'] for entry in found['models'])) == [
+        'pico_2',
+        'pico_8',
+        'nano_2',
+        'nano_8',
+    ]
+    assert '| pico | 1.00 | 2 | VMT-Adapter | 22.00 ± 0.00 |' in Path('scaling.md').read_text()
     # Three tasks from 0.9 to 1.1, the angle likewise, which is worse there.
     gain = results.frame(found).loc[('pico_2', 'vmt_adapter'), ('Delta_m', 'mean')]
     assert gain == pytest.approx(100 * (1.1 / 0.9 - 1) * 2 / 4)

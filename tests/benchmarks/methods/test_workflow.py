@@ -13,10 +13,11 @@ import pytest
 pytest.importorskip('snakemake', reason='the comparison is a Snakemake workflow: requirements/optional.txt')
 
 from benchmarks.methods import steps
-from benchmarks.methods.methods import GROUPS, METHODS, Comparison, config_files, models
+from benchmarks.methods.methods import GROUPS, METHODS, MODELS, Comparison, config_files
 
 HERE = Path(__file__).parent
 WORKFLOW = commands.ROOT / 'benchmarks' / 'methods'
+SINGLES = [model for model in MODELS if model.startswith('single_task-')]
 SMALL = ('seeds=2', 'iters=8', 'learning_rates=2e-3,4e-3,8e-3', 'multipliers=0.05,0.2,1')
 
 
@@ -57,40 +58,35 @@ def jobs(text):
 def test_every_config_exists_and_is_its_own():
     for options in ({}, dict(preset='pascal', data_root='docs')):
         comparison = Comparison(options)
-        found = [
-            (comparison.config(comparison.main, model), spec.options)
-            for method, spec in METHODS.items()
-            for model in models(method)
-        ]
+        found = [(comparison.config(comparison.main, model), *spec.options) for model, spec in MODELS.items()]
         assert len(set(found)) == len(found) == 38
-        assert all((commands.ROOT / config).is_file() for config, _ in found)
-    for encoder in Comparison({}).scaling_encoders:
-        assert all(
-            (commands.ROOT / Comparison({}).config(encoder, name)).is_file()
-            for name in Comparison({}).table('scaling')[1]
-        )
+        assert all((commands.ROOT / config).is_file() for config, *_ in found)
+    scaling = list(Comparison({}).entries('scaling'))
+    assert len(scaling) == 4 * 3
+    assert all((commands.ROOT / entry['config']).is_file() for entry in scaling)
 
 
 def test_passes_and_families_are_those_of_the_models():
     from mmengine.config import Config, DictAction
 
-    from benchmarks.methods.results import FAMILIES
-    from mmvmt.registry import MODELS
+    from benchmarks.methods.methods import FAMILIES
+    from mmvmt import registry
 
     comparison = Comparison({})
-    for name, spec in METHODS.items():
+    for name, spec in MODELS.items():
         assert spec.family in FAMILIES
-        for model in models(name):
-            cfg = Config.fromfile(commands.ROOT / comparison.config(comparison.main, model))
-            for option in spec.options:
-                key, value = option.split('=')
-                cfg.merge_from_dict({key: DictAction._parse_iterable(value)})
-            built = MODELS.build(cfg.model)
-            expected = 'T models' if name == 'single_task' else 'T' if built.backbone.per_task else '1'
-            assert spec.passes == expected, name
-            if name in GROUPS['stages']:
-                blocks = {site.stage for site in built.backbone.adapters[0].sites}
-                assert blocks == set(range(int(name[-1]) - 1, 4))
+        cfg = Config.fromfile(commands.ROOT / comparison.config(comparison.main, name))
+        for option in spec.options:
+            key, value = option.split('=')
+            cfg.merge_from_dict({key: DictAction._parse_iterable(value)})
+        # The preset's options name this transform by its place.
+        assert 'crop_size' in cfg.train_dataloader.dataset.pipeline[2]
+        built = registry.MODELS.build(cfg.model)
+        expected = 'T models' if '-' in name else 'T' if built.backbone.per_task else '1'
+        assert spec.passes == expected, name
+        if name in GROUPS['stages']:
+            blocks = {site.stage for site in built.backbone.adapters[0].sites}
+            assert blocks == set(range(int(name[-1]) - 1, 4))
 
 
 def test_a_config_comes_with_all_that_it_inherits():
@@ -111,8 +107,8 @@ def test_a_config_comes_with_all_that_it_inherits():
         (dict(seeds=0), 'seeds must be a whole number of at least 1, got 0'),
         (dict(iters=3), 'iters must be a whole number of at least 4, got 3'),
         (dict(pretrain_iters=7), 'pretrain_iters must be a whole number of at least 8, got 7'),
-        (dict(learning_rates='1e-3,fast'), "learning_rates must be positive numbers, got 'fast'"),
-        (dict(multipliers=[0.1, -1]), 'multipliers must be positive numbers, got -1'),
+        (dict(learning_rates='1e-3,fast'), "learning_rates must be positive numbers, got '1e-3, fast'"),
+        (dict(multipliers=[0.1, -1]), "multipliers must be positive numbers, got '0.1, -1'"),
         (dict(preset='pascal'), 'preset=pascal needs data_root, a folder in the PASCAL_MT layout'),
         (dict(preset='pascal', data_root='nowhere'), 'nowhere does not exist'),
         (dict(data_root='docs'), 'data_root and published_references belong to preset=pascal'),
@@ -170,7 +166,7 @@ def test_references_of_another_protocol_give_no_delta(tmp_path, protocol, compar
         "    metrics=dict(normals=dict(type='mmvmt.NormalsMetric')))\n"
     )
     comparison = SimpleNamespace(main='', config=lambda *_: config)
-    references = steps._references(comparison, {}, '')
+    references = steps.published(comparison)
     assert references['figures'] == ({'normals': 17.97} if compared else None)
     assert ('another protocol' in references['source']) != compared
 
@@ -182,7 +178,7 @@ def test_the_comparison_runs_once_and_grows(workflow):
     config = ('methods=decoders_only,vmt_adapter_bf16', *SMALL)
     workflow('--cores', '2', '-q', 'all', config=config)
     trained = workflow.trained()
-    heads, singles = 'nano_4200/decoders_only', [f'nano_4200/{model}' for model in models('single_task')]
+    heads, singles = 'nano_4200/decoders_only', [f'nano_4200/{model}' for model in SINGLES]
     # The rate of the heads comes first, then the trials of the others, then the trainings; variants have no trials.
     assert set(trained[:3]) == {f'trials/{heads}/lr{rate}' for rate in ('0.002', '0.004', '0.008')}
     tried = {f'trials/{part}/x{m}' for part in [*singles, 'nano_4200/vmt_adapter'] for m in ('0.05', '0.2', '1')}
@@ -205,7 +201,7 @@ def test_the_comparison_runs_once_and_grows(workflow):
     workflow('--cores', '2', '-q', 'all', config=(names, 'seeds=3', *SMALL[1:]))
     later = Counter(name.split('/')[2] for name in workflow.trained())
     tried = dict.fromkeys(('lora', 'vmt_adapter_from_stage_4'), 3 + 3)
-    assert later == {**tried, 'decoders_only': 1, **dict.fromkeys(models('single_task'), 1)}
+    assert later == {**tried, 'decoders_only': 1, **dict.fromkeys(SINGLES, 1)}
     (option,) = METHODS['vmt_adapter_from_stage_4'].options
     assert '(' in option
     lines = workflow.ran.read_text().splitlines()
@@ -234,7 +230,7 @@ def test_a_method_that_fails_does_not_stop_the_others_and_is_tried_again(workflo
         fcntl.flock(file, fcntl.LOCK_EX)
         workflow(*arguments, config=config, fails=r'trials/nano_4200/lora/x0\.2', check=False)
     finished = {path.parent.name for path in workflow.folder.glob('trainings/*/*/seed0.json')}
-    assert finished == {'decoders_only', *models('single_task')}
+    assert finished == {'decoders_only', *SINGLES}
     assert 'failed to get lock' in (workflow.folder / 'logs/trainings/nano_4200/bitfit/seed0.log').read_text()
     assert 'the reason' in (workflow.folder / 'logs/trials/nano_4200/lora/x0.2.log').read_text()
     # The table of what there is.

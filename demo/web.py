@@ -9,6 +9,7 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,9 @@ from mmvmt.engine.files import latest_checkpoint
 from mmvmt.engine.run_config import add_trust_argument
 from mmvmt.models import parameter_groups
 from mmvmt.models.parameter_groups import count
-from mmvmt.structures import TASKS, NormalsAxes
-from mmvmt.visualization import colorize
-from mmvmt.visualization.drawing import PALETTES, robust_range
+from mmvmt.structures import TASKS, NormalsAxes, names_key
+from mmvmt.visualization import colorize, palette_of
+from mmvmt.visualization.drawing import robust_range
 
 ROOT = Path(__file__).resolve().parents[1]
 DEMO_CONFIG = 'configs/vmt/swin_nano_synthetic.py'
@@ -114,39 +115,56 @@ def import_gradio() -> Any:
     return gradio
 
 
-def class_names(task: str, classes: int) -> list[str]:
-    """Names of the classes of a task, or their numbers if PASCAL-Context has another number of them."""
-    names = PASCALContextMT.METAINFO['classes' if task == 'semseg' else f'{task}_classes']
-    return list(names) if len(names) == classes else [f'class {index}' for index in range(classes)]
+def class_names(task: str, classes: int, meta: Mapping[str, Any] | None = None) -> list[str]:
+    """Names of the classes of a task: those of the data, else of the declaration, else of PASCAL-Context; or their
+    numbers if there are others in number."""
+    key = names_key(task)
+    for names in ((meta or {}).get(key), TASKS[task].classes, PASCALContextMT.METAINFO.get(key)):
+        if names is not None and len(names) == classes:
+            return list(names)
+    return [f'class {index}' for index in range(classes)]
 
 
-def legend(task: str, label_map: np.ndarray, classes: int) -> str:
+def legend(task: str, label_map: np.ndarray, classes: int, meta: Mapping[str, Any] | None = None) -> str:
     """What the colours of a map mean, as HTML made of the drawing's own colours.
 
     Args:
         task: Name of the task.
         label_map: Map of the task, as :attr:`mmvmt.apis.ImagePrediction.maps` has it.
         classes: Number of classes, for a task with classes.
+        meta: Meta information of the data, for its names and palettes.
 
     Returns:
         For classes those in the map and their shares of the pixels, the largest first; for the others their range.
     """
-    kind = TASKS[task].kind
+    rules, palette = TASKS[task], palette_of(task, meta)
+    kind, channels = rules.kind, rules.channels
+    unit = f' {html.escape(rules.unit)}' if rules.unit else ''
+    # As a tensor, whose first axis has the channels whatever its sizes.
+    low, high = robust_range([torch.from_numpy(label_map)], task) if kind in ('metric', 'values') else (0.0, 1.0)
     if kind == 'classes':
-        counts, names = np.bincount(label_map.ravel(), minlength=classes), class_names(task, classes)
+        counts, names = np.bincount(label_map.ravel(), minlength=classes), class_names(task, classes, meta)
         present = [int(index) for index in np.argsort(-counts, kind='stable') if counts[index]]
         entries = [
-            _swatch(PALETTES[task][index], f'{names[index]} {100 * counts[index] / label_map.size:.1f} %')
-            for index in present
+            _swatch(palette[index], f'{names[index]} {100 * counts[index] / label_map.size:.1f} %') for index in present
         ]
+    elif channels == 2:
+        # In the axes of the map, which are those of the picture unless the task declares others.
+        signs = (rules.axes_in(meta) or NormalsAxes('right', 'down')).signs
+        sides = dict(right=(1, 0), left=(-1, 0), up=(0, -1), down=(0, 1))
+        vectors = np.array([[side * signs for side in sides.values()]], np.float32) * high
+        entries = [_swatch(color, name) for color, name in zip(colorize(task, vectors, (0, high))[0], sides)]
+        entries += [f'<span>white: 0, full colour: {high:.2f}{unit}</span>'] if kind == 'values' else []
     elif kind == 'vectors':
         # Drawn in one set of axes, whichever the map has.
         vectors = np.array([[NormalsAxes().direction(name) for name in DIRECTIONS]], np.float32)
         entries = [_swatch(color, name) for color, name in zip(colorize(task, vectors)[0], DIRECTIONS)]
+    elif channels > 2:
+        text = f'the first three values as red, green and blue, {low:.2f} to {high:.2f}{unit}'
+        entries = [f'<span>{text}</span>']
     else:
-        low, high = robust_range([label_map]) if kind == 'metric' else (0.0, 1.0)
-        ramp = colorize(task, np.linspace(low, high, RAMP, dtype=np.float32)[None], (low, high))[0]
-        ends = (f'{low:.2f} m', f'{high:.2f} m') if kind == 'metric' else ('probability 0', '1')
+        ramp = colorize(task, np.linspace(low, high, RAMP, dtype=np.float32)[None], (low, high), palette=palette)[0]
+        ends = ('probability 0', '1') if kind == 'binary' else (f'{low:.2f}{unit}', f'{high:.2f}{unit}')
         bar = f'<b style="background: linear-gradient(to right, {", ".join(map(_css_color, ramp))})"></b>'
         entries = [f'<span>{ends[0]} {bar} {ends[1]}</span>']
     return f'<div class="legend">{"".join(entries)}</div>'
@@ -207,13 +225,16 @@ def compute(inferencer: MultiTaskInferencer, path: str) -> Result:
         raise ValueError(str(error).replace(path, name)) from error
     except torch.cuda.OutOfMemoryError as error:
         raise ValueError(f'picture {name!r} is too large for the memory of the GPU; make it smaller') from error
-    maps = prediction.maps  # on the CPU: nothing is left to compute
+    maps, meta = prediction.maps, inferencer.dataset_meta  # on the CPU: nothing is left to compute
     seconds = time.perf_counter() - start
     return Result(
         cv2.cvtColor(prediction.image, cv2.COLOR_BGR2RGB),
         # Tensors say by their shape where the channels are; an array three pixels wide would not.
-        {task: colorize(task, prediction.sample.pred.get(task), axes=inferencer.axes) for task in maps},
-        {task: legend(task, maps[task], inferencer.model.heads[task].output.channels) for task in maps},
+        {
+            task: colorize(task, prediction.sample.pred.get(task), axes=inferencer.axes, palette=palette_of(task, meta))
+            for task in maps
+        },
+        {task: legend(task, maps[task], inferencer.model.heads[task].output.channels, meta) for task in maps},
         seconds,
     )
 

@@ -258,8 +258,7 @@ def cells(row: dict, several: bool) -> list[str]:
 def header(tasks: list[str]) -> list[str]:
     """Column names."""
     arrows = {t: '↑' if TASKS[t].higher_is_better else '↓' for t in tasks}
-    units = {t: '°' if TASKS[t].kind == 'vectors' else '%' for t in tasks}
-    named = [f'{t} {TASKS[t].main_metric} [{units[t]}] {arrows[t]}' for t in tasks]
+    named = [f'{t} {TASKS[t].main_metric} [{TASKS[t].figure_unit}] {arrows[t]}' for t in tasks]
     return ['method', *named, 'Delta_m [%] ↑', 'trainable', 'of the encoder', 'training [s]']
 
 

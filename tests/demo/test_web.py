@@ -19,6 +19,7 @@ from tiny import FOUR_TASKS, tiny_model
 
 from mmvmt.apis import MultiTaskInferencer
 from mmvmt.apis.weights import build_model
+from mmvmt.structures import declare_tasks
 from mmvmt.visualization import colorize
 
 ROOT = Path(__file__).parents[2]
@@ -157,6 +158,28 @@ def test_legends_of_ranges(web):
     assert '4.92 m' in text
     drawn = colorize('depth', depth)[0]
     assert (colors_of(text)[0], colors_of(text)[-1]) == (tuple(drawn[0]), tuple(drawn[-1]))
+
+
+def test_legends_of_declared_tasks(web):
+    declare_tasks(
+        dict(
+            crops=dict(kind='classes', classes=['soil', 'wheat'], palette=[(1, 2, 3), (4, 5, 6)]),
+            flow=dict(kind='values', channels=2, unit='px'),
+            height=dict(kind='values', unit='cm'),
+            albedo=dict(kind='values', channels=3),
+        )
+    )
+    crops = web.legend('crops', np.array([[1, 1, 1, 0]], np.uint8), 2)
+    assert re.findall(r'</i>([^<]+)<', crops) == ['wheat 75.0 %', 'soil 25.0 %']
+    assert colors_of(crops) == [(4, 5, 6), (1, 2, 3)]
+    meta = dict(crops_classes=['Boden', 'Weizen'], crops_palette=[(7, 7, 7), (8, 8, 8)])
+    assert 'Weizen 75.0 %' in web.legend('crops', np.array([[1, 1, 1, 0]], np.uint8), 2, meta)
+    assert colors_of(web.legend('crops', np.array([[1]], np.uint8), 2, meta)) == [(8, 8, 8)]
+    flow = web.legend('flow', np.float32([[[3, 3]], [[0, 0]]]), 2)
+    assert dict(zip(('right', 'left'), colors_of(flow))) == dict(right=(255, 0, 0), left=(0, 255, 255))
+    assert 'full colour: 3.00 px' in flow
+    assert '4.00 cm' in web.legend('height', np.full((2, 2), 4, np.float32), 1)
+    assert 'red, green and blue, 0.00 to 1.00' in web.legend('albedo', np.full((3, 2, 2), 0.5, np.float32), 3)
 
 
 def test_table_of_parameters(web, tiny_config):

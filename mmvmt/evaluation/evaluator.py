@@ -49,7 +49,8 @@ class MultiTaskEvaluator(Evaluator):
 
     Args:
         metrics: ``{task: config of its metric}``, or one metric or a list of metrics, each a config or built; None:
-            those that ``tasks`` have by default. A config without a type changes the task's default.
+            those that ``tasks`` have by default (a config has to say ``metrics=None``: by this key mmengine knows an
+            evaluator). A config of a metric without a type changes the task's default.
         protocol: ``'mti'`` or ``'mtlora'``.
         references: The main figure of the single-task model of each task, such as
             ``dict(semseg=67.21, normals=17.97, edge=None)``, or the path of a JSON file with such a dictionary or with

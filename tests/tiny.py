@@ -122,3 +122,20 @@ def batch(
 def losses_of(model: MultiTaskEncoderDecoder, data: dict[str, Any]) -> dict[str, torch.Tensor]:
     """Losses of a batch."""
     return model(**model.data_preprocessor(data, True), mode='loss')
+
+
+GN = dict(type='GN', num_groups=2)
+UPER = dict(type='UPerHead', channels=8, in_index=[0, 1, 2, 3], pool_scales=(1, 2), norm_cfg=GN)
+FCN = dict(type='FCNHead', channels=8, in_index=2, num_convs=1, norm_cfg=GN)
+
+
+def segmentor_head(task: str, decode_head: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+    """Config of a decode head of mmseg as the head of a task."""
+    return dict(type='mmvmt.SegmentorHead', output=OUTPUTS[task], decode_head=decode_head, **kwargs)
+
+
+def mmseg_heads_cfg(**kwargs: Any) -> dict[str, Any]:
+    """Config of a small model with two heads of mmseg: UPerHead for semseg, FCNHead for normals."""
+    cfg = model_cfg(('semseg', 'normals'), **kwargs)
+    cfg['heads'] = dict(semseg=segmentor_head('semseg', UPER), normals=segmentor_head('normals', FCN))
+    return cfg

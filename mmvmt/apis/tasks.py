@@ -17,6 +17,7 @@ from mmvmt.models.task_heads import output_config
 from mmvmt.models.wrappers import is_sharded, unwrapped
 from mmvmt.structures import TASKS, check_tasks, declarations, declare_tasks
 
+_SAID_OF_TASKS = ('num_classes', 'out_channels', 'loss_decode', 'sampler')
 _EVALUATORS = ('val_evaluator', 'test_evaluator')
 
 
@@ -93,13 +94,21 @@ def head_config(cfg: Config, task: str, options: Mapping[str, Any] | None = None
     heads = cfg.model.heads
     if task in heads:
         raise ValueError(f'the config has a head for task {task!r} already; its tasks are {", ".join(heads)}')
-    head = {key: value for key, value in next(iter(heads.values())).items() if key != 'output'}
+    head = {key: _of_any_task(value) for key, value in next(iter(heads.values())).items() if key != 'output'}
     merged = Config(copy.deepcopy(dict(head, output={})))
     merged.merge_from_dict(dict(options or {}))
     counted = TASKS[task].classes is not None or 'num_classes' in merged.output
     if TASKS[task].kind == 'classes' and not counted:
         raise ValueError(f'task {task!r} has classes: say how many with --head output.num_classes=N')
-    return merged.to_dict() | dict(output=output_config(TASKS[task], merged.output.to_dict()))
+    with_loss = 'loss_decode' not in merged.get('decode_head', ())
+    return merged.to_dict() | dict(output=output_config(TASKS[task], merged.output.to_dict(), with_loss))
+
+
+def _of_any_task(option: Any) -> Any:
+    """An option of a head, of parts of mmseg without what they say of their task."""
+    if isinstance(option, Mapping):
+        return {key: _of_any_task(value) for key, value in option.items() if key not in _SAID_OF_TASKS}
+    return type(option)(map(_of_any_task, option)) if isinstance(option, (list, tuple)) else option
 
 
 def enlarged_config(cfg: Config, task: str, head: Mapping[str, Any]) -> Config:

@@ -20,6 +20,7 @@ from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
 from mmvmt.models.checkpoint import read_checkpoint
+from mmvmt.models.head_records import check_head_records, head_records, neck_record
 from mmvmt.models.identity import (
     ENCODER_KEY,
     METHOD_KEY,
@@ -55,7 +56,8 @@ class AdapterFile(NamedTuple):
     Args:
         manifest: ``version`` of the format; ``method``, the plugins with their options; ``tasks``, and
             ``task_declarations`` of those that the package does not know; ``heads``, by task ``type``, ``kind`` of map
-            and ``channels`` of the output; ``encoder``, its fingerprints by storage;
+            and ``channels`` of the output, and of parts of mmseg their configs; ``neck``, the config of one that tasks
+            share; ``encoder``, its fingerprints by storage;
             ``half``; ``dataset_meta``, the axes of normals; ``metrics`` and the ``iteration`` that they and the weights
             are of; ``versions`` of packages; ``sha256`` of the tensors.
         tensors: By their names in the model's state dict.
@@ -143,7 +145,8 @@ def save_adapter(
         method=method_record(model),
         tasks=list(encoder.tasks or ()),
         task_declarations=declarations(encoder.tasks or ()),
-        heads=_describe_heads(model),
+        heads=head_records(model),
+        neck=neck_record(model),
         encoder=encoder_fingerprints(encoder),
         half=half,
         dataset_meta={} if axes is None else axes.meta,
@@ -263,12 +266,8 @@ def check_manifest(manifest: Mapping[str, Any], model: nn.Module, what: str) -> 
         )
     check_method_record(manifest['method'], model, what)
     check_encoder(encoder, manifest['encoder'], what)
-    for task, head in _describe_heads(model).items():
-        if strict and manifest['heads'].get(task) != head:
-            raise ValueError(
-                f'{what} has another head of task {task!r}, {manifest["heads"].get(task)}; this model has {head}. Use '
-                f'the config of that training'
-            )
+    if strict:
+        check_head_records(manifest, model, what)
 
 
 def _read_as_checkpoint(filename: str, map_location: Any = None) -> dict[str, Any]:
@@ -308,15 +307,6 @@ def _figure(value: Any) -> float | None:
     """A figure as JSON has it: null where it is no finite number."""
     value = float(value)
     return value if math.isfinite(value) else None
-
-
-def _describe_heads(model: nn.Module) -> dict[str, dict[str, Any]]:
-    """By task, what a head puts out; none where the model has no head per task."""
-    heads = getattr(model, 'heads', {})
-    return {
-        task: dict(type=type(head).__name__, kind=head.output.kind, channels=head.output.channels)
-        for task, head in heads.items()
-    }
 
 
 def _check_tensors(what: str, tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:

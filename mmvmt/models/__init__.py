@@ -25,6 +25,8 @@ from .task_heads import (
     DepthOutput,
     MLPHead,
     ProbabilityOutput,
+    SegmentorHead,
+    TaskHead,
     UnitVectorOutput,
     ValuesOutput,
 )
@@ -50,6 +52,8 @@ __all__ = [
     'MultiTaskTTAModel',
     'PixelLoss',
     'ProbabilityOutput',
+    'SegmentorHead',
+    'TaskHead',
     'TaskWeights',
     'UncertaintyWeights',
     'UnitVectorOutput',

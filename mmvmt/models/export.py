@@ -23,7 +23,7 @@ from mmvmt.models.backbones import AdaptedBackbone, AdaptedSwin
 from mmvmt.models.backbones.slots import Fills, Prompts, Size, Tails
 from mmvmt.models.backbones.windows import ShiftedWindowAttention
 from mmvmt.models.multi_task_encoder_decoder import MultiTaskEncoderDecoder
-from mmvmt.models.task_heads import MLPHead
+from mmvmt.models.task_heads.base import upsample
 from mmvmt.models.wrappers import unwrapped
 from mmvmt.structures import NormalsAxes, Task, check_tasks, declarations
 from mmvmt.version import __version__
@@ -202,7 +202,7 @@ class MultiTaskGraph(nn.Module):
 
     Raises:
         ValueError: A task is unknown, or the model has something that has no place in such a graph: another encoder
-            than ``AdaptedSwin`` and ``AdaptedBackbone``, heads other than ``MLPHead``, weights in half precision, or a
+            than ``AdaptedSwin`` and ``AdaptedBackbone``, heads that graphs cannot hold, weights in half precision, or a
             data preprocessor that pads.
     """
 
@@ -230,7 +230,8 @@ class MultiTaskGraph(nn.Module):
         # The copy shares the weights: only modules are exchanged in it.
         shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
         copied = copy.deepcopy(model, shared).eval()
-        self.backbone, self.heads = copied.backbone, nn.ModuleDict({task: copied.heads[task] for task in self.tasks})
+        self.backbone, self.neck = copied.backbone, copied.neck
+        self.heads = nn.ModuleDict({task: copied.heads[task] for task in self.tasks})
         # Tasks stacked along the batch would have to be cut apart at a place that depends on its size.
         self.backbone.task_order = 'sequential'
         stages = self.backbone.stages if isinstance(self.backbone, AdaptedSwin) else ()
@@ -270,9 +271,10 @@ class MultiTaskGraph(nn.Module):
         finally:
             for shared in self._shared:
                 shared.of_shift.clear()
+        features = features if self.neck is None else self.neck.of_tasks(features)
         maps = []
         for task, head in self.heads.items():
-            logits = F.interpolate(head(features[task]).float(), size=size, mode='bilinear', align_corners=False)
+            logits = upsample(head(features[task]).float(), size, head.align_corners)
             prediction = logits if self.logits else head.predict(logits)
             single = not self.logits and prediction.shape[1] == 1
             maps.append(prediction.squeeze(1) if single else prediction)
@@ -301,7 +303,7 @@ def export_graph(
 
     Raises:
         ImportError: PyTorch is older than 2.7.
-        ValueError: The size is out of range, or the encoder's position embedding has a fixed size.
+        ValueError: The size is out of range, or encoder or heads are for images of one size.
     """
     if min(height, width) < SMALLEST_EDGE or max(height, width) > LARGEST_EDGE:
         raise ValueError(
@@ -318,8 +320,13 @@ def export_graph(
     if dynamic:
         bounds |= {2: (SMALLEST_EDGE, LARGEST_EDGE), 3: (SMALLEST_EDGE, LARGEST_EDGE)}
     dims = {axis: torch.export.Dim(AXES[axis], min=low, max=high) for axis, (low, high) in bounds.items()}
-    # A batch of one would be taken for a batch that is always one.
-    return torch.export.export(graph, (example_images(graph, 2, height, width),), dynamic_shapes=(dims,))
+    try:
+        # A batch of one would be taken for a batch that is always one.
+        return torch.export.export(graph, (example_images(graph, 2, height, width),), dynamic_shapes=(dims,))
+    # What PyTorch raises where a part, such as a head of mmseg, computes with the sizes as numbers.
+    except RuntimeError as error:
+        remedy = '; export it with a fixed size' if dynamic else ''
+        raise ValueError(f'no graph can be recorded of this model{remedy}: {error}') from error
 
 
 def save_onnx(program: torch.export.ExportedProgram, graph: MultiTaskGraph, path: str) -> None:
@@ -332,6 +339,7 @@ def save_onnx(program: torch.export.ExportedProgram, graph: MultiTaskGraph, path
 
     Raises:
         ImportError: onnx or onnxscript is not installed.
+        ValueError: The graph is for any size and pools into a fixed number of cells, which such files cannot.
     """
     missing = [name for name in ('onnx', 'onnxscript') if importlib.util.find_spec(name) is None]
     if missing:
@@ -341,6 +349,13 @@ def save_onnx(program: torch.export.ExportedProgram, graph: MultiTaskGraph, path
     (image,) = program.graph_signature.user_inputs
     shape = next(node.meta['val'].shape for node in program.graph.nodes if node.name == image)
     names = {axis: name for axis, name in AXES.items() if isinstance(shape[axis], torch.SymInt)}
+    # The exporter takes cells of the traced size then, without a word.
+    cells = [n.args[1] for n in program.graph.nodes if 'adaptive' in str(n.target) and 'pool' in str(n.target)]
+    if len(names) > 1 and any(set(number) != {1} for number in cells):
+        raise ValueError(
+            f'the model pools into {cells} cells, which an ONNX file cannot for images of any size: export it with a '
+            f'fixed size, or as a torch.export program'
+        )
     onnx = torch.onnx.export(
         program,
         dynamo=True,
@@ -374,11 +389,9 @@ def _check_exportable(model: MultiTaskEncoderDecoder, normalised: bool) -> None:
             'the frozen weights are stored in half precision: build the model with model.backbone.frozen_dtype=None'
         )
     for task, head in model.heads.items():
-        if type(head) is not MLPHead:
-            raise ValueError(
-                f'the head of task {task!r} is a {type(head).__name__}, whose operators graphs do not have; only '
-                'MLPHead can be exported'
-            )
+        obstacle = head.graph_obstacle()
+        if obstacle is not None:
+            raise ValueError(f'the head of task {task!r}, {type(head).__name__}, cannot be exported: {obstacle}')
     preprocessor = model.data_preprocessor
     if not normalised and (preprocessor.size is not None or preprocessor.size_divisor != 1):
         raise ValueError(

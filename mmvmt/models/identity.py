@@ -108,15 +108,15 @@ def _written_out(plugin: Mapping[str, Any], encoder: AdaptedEncoder, former: boo
     if not isinstance(method, type) or not issubclass(method, Method):
         # A method that nobody imported here can only be compared word for word.
         return plain(dict(plugin, cfg=dict(cfg, type=kind), stages=stages))
-    options = _defaults(method) | (method.former_defaults if former else {}) | cfg
+    options = option_defaults(method) | (method.former_defaults if former else {}) | cfg
     slots = slots_of(method, plugin.get('position'))
     return plain(dict(cfg=dict(options, type=method), stages=stages, position=slots))
 
 
-def _defaults(method: type[Method]) -> dict[str, Any]:
-    """Options of a method with their defaults, those that its base classes take included."""
+def option_defaults(kind: type) -> dict[str, Any]:
+    """Options of a class with their defaults, those that its base classes take included."""
     defaults: dict[str, Any] = {}
-    for base in method.__mro__:
+    for base in kind.__mro__:
         if '__init__' not in vars(base):
             continue
         parameters = inspect.signature(base.__init__).parameters.values()

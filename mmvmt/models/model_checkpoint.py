@@ -119,7 +119,7 @@ def check_model_checkpoint(model: nn.Module, weights: MutableMapping[str, Any], 
             f'(an encoder alone is loaded through model.backbone.init_cfg; to train other heads on what else the '
             f'checkpoint holds, set model.strict_heads=False)'
         )
-    trained = (f'{prefix}heads.', f'{prefix}backbone.adapters.')
+    trained = (f'{prefix}heads.', f'{prefix}neck.', f'{prefix}backbone.adapters.')
     for what, chosen in (
         ('was trained with another method than', lambda key: key.startswith(trained)),
         ('is of another encoder than', lambda key: not key.startswith(trained)),
@@ -161,8 +161,8 @@ def _tasks(keys: Iterable[str], prefix: str) -> list[str]:
 
 
 def _parts_of_tasks(model: nn.Module, prefix: str) -> tuple[str, ...]:
-    """How the names of all that is there once per task begin: those of heads, and of tasks' parts of adapters."""
-    beginnings = [f'{prefix}heads.']
+    """How the names of decoders begin, and of tasks' parts of adapters."""
+    beginnings = [f'{prefix}heads.', f'{prefix}neck.']
     for index, adapter in enumerate(unwrapped(model.backbone).adapters):
         try:
             parts = adapter.task_parts()

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from mmengine.logging import MessageHub
 from mmengine.model import BaseModel, ModuleDict
 from mmengine.structures import PixelData
@@ -19,7 +18,8 @@ from .gradients_at_once import loss_with_gradients
 from .losses import sum_of_losses
 from .model_checkpoint import check_model_checkpoint
 from .sliding import checked_test_cfg, slide
-from .task_heads import output_config
+from .task_heads import Neck, TaskHead, output_config
+from .task_heads.base import first_of, upsample
 from .training_subset import TrainingSubset
 
 TaskLosses = tuple[str, Tensor, dict[str, Tensor]]
@@ -49,6 +49,9 @@ class MultiTaskEncoderDecoder(BaseModel):
             them.
         task_weights: Config of the weights of the tasks' losses, such as ``dict(type='mmvmt.UncertaintyWeights')``, see
             :class:`~mmvmt.models.TaskWeights`; None: 1 each.
+        neck: Config of a neck of mmseg, such as ``dict(type='mmseg.FPN', out_channels=256, num_outs=4)``, behind a
+            LayerNorm per level. All tasks share its weights; it runs once for tasks that have the same features, and
+            once for every task that has features of its own. A neck of one task alone is an option of its head.
 
     Raises:
         ValueError: A task is unknown or has no head, a head does not fit its task, or ``train_cfg`` or ``test_cfg`` is
@@ -67,6 +70,7 @@ class MultiTaskEncoderDecoder(BaseModel):
         init_cfg: dict[str, Any] | None = None,
         tasks: TaskDeclarations | None = None,
         task_weights: dict[str, Any] | None = None,
+        neck: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
         declared = None if tasks is None else declare_tasks(tasks)
@@ -79,10 +83,14 @@ class MultiTaskEncoderDecoder(BaseModel):
         if tuple(backbone.setdefault('tasks', self.tasks)) != self.tasks:
             raise ValueError(f'backbone.tasks {list(backbone["tasks"])} differ from the heads {list(self.tasks)}')
         self.backbone = MODELS.build(backbone)
+        self.feature_widths = [self.backbone.num_features[i] for i in self.backbone.out_indices]
+        self.neck = None if neck is None else Neck(self.feature_widths, neck, key='model.neck')
         self.heads = ModuleDict()
         for task, head in heads.items():
             self.heads[task] = self.build_head(task, head)
         self.task_weights = None if task_weights is None else MODELS.build(dict(task_weights, tasks=self.tasks))
+        if self.neck is not None:
+            self.neck.freeze_unread(sorted({level for head in self.heads.values() for level in head.levels_read}))
         self.train_cfg = train_cfg
         self.test_cfg = checked_test_cfg(test_cfg)
         self.gradients_at_once = gradients_at_once
@@ -95,7 +103,7 @@ class MultiTaskEncoderDecoder(BaseModel):
         if train_cfg and train_cfg.get('tasks') is not None:
             self.set_trained_tasks(train_cfg['tasks'])
 
-    def build_head(self, task: str, cfg: dict[str, Any]) -> nn.Module:
+    def build_head(self, task: str, cfg: dict[str, Any]) -> TaskHead:
         """Build the head of a task, which the model does not take over yet.
 
         Args:
@@ -103,12 +111,20 @@ class MultiTaskEncoderDecoder(BaseModel):
             cfg: Config of the head; ``in_channels`` and ``output`` have defaults, see the class.
 
         Raises:
-            ValueError: The head does not fit the task: its kind of map, channels or classes.
+            ValueError: The head does not fit the features, or the task: its kind of map, channels or classes.
         """
-        cfg = dict(cfg, output=output_config(TASKS[task], cfg.get('output')))
-        cfg.setdefault('in_channels', [self.backbone.num_features[i] for i in self.backbone.out_indices])
-        head = MODELS.build(cfg)
-        head.output.bind(TASKS[task])
+        output = output_config(
+            TASKS[task], cfg.get('output'), with_loss='loss_decode' not in cfg.get('decode_head', ())
+        )
+        cfg = dict(cfg, output=output)
+        cfg.setdefault('in_channels', self.feature_widths if self.neck is None else self.neck.out_channels)
+        try:
+            head = MODELS.build(cfg)
+        except ValueError as error:
+            raise ValueError(f'model.heads.{task}: {error}') from error
+        if not isinstance(head, TaskHead):
+            raise TypeError(f'model.heads.{task} must be a mmvmt.models.TaskHead, got {type(head).__name__}')
+        head.bind(TASKS[task])
         return head
 
     def set_active_tasks(self, tasks: Sequence[str] | None = None) -> None:
@@ -150,8 +166,11 @@ class MultiTaskEncoderDecoder(BaseModel):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> MultiTaskEncoderDecoder:
-        """Set training or evaluation mode; heads of tasks that do not train stay in evaluation mode."""
+        """Set training or evaluation mode; heads of tasks that do not train stay in evaluation mode, and where there
+        are such tasks, so does the neck that they share with others."""
         super().train(mode)
+        if self.neck is not None and self.trained_tasks != self.tasks:
+            self.neck.eval()
         for task, head in self.heads.items():
             if task not in self.trained_tasks:
                 head.eval()
@@ -181,7 +200,8 @@ class MultiTaskEncoderDecoder(BaseModel):
 
     def extract_feat(self, inputs: Tensor, tasks: Sequence[str] | None = None) -> dict[str, tuple[Tensor, ...]]:
         """Features of some tasks (None: of all), from one call of the encoder."""
-        return self.backbone(inputs, tasks)
+        features = self.backbone(inputs, tasks)
+        return features if self.neck is None else self.neck.of_tasks(features)
 
     def encode_decode(self, inputs: Tensor, tasks: Sequence[str] | None = None) -> dict[str, Tensor]:
         """Logits of some tasks (None: of the active ones) at the heads' resolution."""
@@ -360,13 +380,13 @@ class MultiTaskEncoderDecoder(BaseModel):
         height, width = logits.shape[2] - bottom, logits.shape[3] - right
         logits = logits[:, :, :height, :width]
         if size != (height, width):
-            logits = F.interpolate(logits.float(), size=size, mode='bilinear', align_corners=False)
+            logits = upsample(logits.float(), size, self.heads[task].align_corners)
         return self.heads[task].output.task.rescaled(read(logits), width=size[1] / width, height=size[0] / height)
 
     def _whole(self, inputs: Tensor) -> dict[str, Tensor]:
         size = inputs.shape[2:]
         logits = self.encode_decode(inputs)
-        return {t: F.interpolate(x.float(), size=size, mode='bilinear', align_corners=False) for t, x in logits.items()}
+        return {t: upsample(first_of(x).float(), size, self.heads[t].align_corners) for t, x in logits.items()}
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         # Every way of loading passes here, mmengine's non-strict one too, which would only warn.

@@ -12,8 +12,8 @@ from .wrappers import unwrapped
 
 GROUPS = ('adapters', 'norms_biases', 'encoder_weights', 'decoders', 'task_weights', 'frozen')
 """``adapters``: what methods add. ``norms_biases``: trained norms and biases of the encoder. ``encoder_weights``:
-what else of the encoder trains. ``decoders``: the heads. ``task_weights``: what is learned to weigh losses of tasks.
-``frozen``: the rest."""
+what else of the encoder trains. ``decoders``: heads and necks. ``task_weights``: what is learned to weigh losses of
+tasks. ``frozen``: the rest."""
 
 _NORMS = (nn.LayerNorm, nn.GroupNorm, _BatchNorm, _InstanceNorm)
 
@@ -58,6 +58,20 @@ def parameter_groups(model: nn.Module) -> dict[str, list[nn.Parameter]]:
             group = 'norms_biases' if key in light else 'encoder_weights'
         groups[group].append(parameter)
     return groups
+
+
+def task_ids(model: nn.Module, task: str) -> set[int]:
+    """Identities of what belongs to one task alone: its head, and its parts of the adapters.
+
+    Raises:
+        ValueError: The model has no such task, or an adapter does not say which of its parts belong to a task.
+    """
+    model = unwrapped(model)
+    heads = getattr(model, 'heads', {})
+    if task not in heads:
+        raise ValueError(f'the model has no task {task!r}; its tasks are {", ".join(heads) or "none"}')
+    parts = [p for adapter in model.backbone.adapters for p in adapter.task_parameters(task)]
+    return {id(p) for p in (*heads[task].parameters(), *parts)}
 
 
 def no_decay_ids(model: nn.Module) -> set[int]:

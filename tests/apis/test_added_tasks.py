@@ -4,13 +4,28 @@ import copy
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
-from tiny import FOUR_TASKS, OUTPUTS, VMT, batch, model_cfg, perturb, tiny_model, tiny_swin
+from tiny import (
+    FCN,
+    FOUR_TASKS,
+    OUTPUTS,
+    UPER,
+    VMT,
+    batch,
+    losses_of,
+    mmseg_heads_cfg,
+    model_cfg,
+    perturb,
+    segmentor_head,
+    tiny_model,
+    tiny_swin,
+)
 from torch import nn
 
 import mmvmt
 from mmvmt.adapters import Method, VMTAdapter
-from mmvmt.apis.tasks import add_task, remove_task
+from mmvmt.apis.tasks import add_task, head_config, remove_task
 from mmvmt.models.wrappers import unwrapped
 from mmvmt.registry import ADAPTERS, MODELS
 
@@ -341,3 +356,28 @@ def test_an_enlarged_model_can_be_copied_and_saved(tmp_path):
     for name, logits in model(IMAGES).items():
         assert torch.equal(logits, built(IMAGES)[name])
         assert torch.equal(logits, twin(IMAGES)[name])
+
+
+def test_a_head_of_mmseg_is_added_and_what_tasks_share_keeps_every_bit():
+    cfg = mmseg_heads_cfg(neck=dict(type='FPN', out_channels=8, num_outs=4, norm_cfg=dict(type='BN')))
+    model = MODELS.build(cfg).eval()
+    images = torch.randn(2, 3, 64, 64)
+    before = model(images)
+    add_task(model, 'depth', segmentor_head('depth', FCN, auxiliary_head=FCN))
+    assert {n.split('.')[1] for n, p in model.named_parameters() if p.requires_grad and 'heads' in n} == {'depth'}
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    sum(losses_of(model.train(), batch(('depth',))).values()).backward()
+    optimizer.step()
+    after = model.eval()(images)
+    assert all(torch.equal(after[task], logits) for task, logits in before.items())
+
+
+def test_the_head_of_a_new_task_is_made_like_one_of_mmseg():
+    loss = dict(type='CrossEntropyLoss', loss_weight=0.4)
+    first = segmentor_head(
+        'semseg', dict(UPER, num_classes=5), auxiliary_head=[dict(FCN, num_classes=5, loss_decode=loss)]
+    )
+    head = head_config(Config(dict(model=dict(heads=dict(semseg=first)))), 'depth', {'decode_head.channels': 4})
+    assert head['decode_head'] == dict(UPER, channels=4)
+    assert head['auxiliary_head'] == [FCN]
+    assert MODELS.build(dict(head, in_channels=(8, 16, 32, 64))).output.kind == 'metric'

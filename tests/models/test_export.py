@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from encoders import ENCODERS, adapted
-from tiny import FOUR_TASKS, VMT, model_cfg, perturb, tiny_model
+from tiny import FCN, FOUR_TASKS, GN, UPER, VMT, mmseg_heads_cfg, model_cfg, perturb, segmentor_head, tiny_model
 
 from mmvmt.compat import RECORDS_GRAPHS
 from mmvmt.models.export import MultiTaskGraph, example_images, export_graph, save_onnx
@@ -63,7 +63,7 @@ def assert_same_maps(model, images, outputs, tasks):
         assert output.shape == expected.shape
         if output.dtype == torch.uint8:
             # Where two classes are as good as equal, rounding decides.
-            resized = F.interpolate(logits[task], size=images.shape[2:], mode='bilinear', align_corners=False)
+            resized = F.interpolate(logits[task], images.shape[2:], mode='bilinear', align_corners=False)
             best = resized.topk(2, dim=1).values
             clear = best[:, 0] - best[:, 1] > 1e-4
             assert clear.any()
@@ -147,8 +147,58 @@ def test_what_cannot_be_exported():
 
     cfg = model_cfg(('semseg',))
     cfg['heads']['semseg']['type'] = 'mmvmt.DeformableHead'
-    with pytest.raises(ValueError, match="the head of task 'semseg' is a DeformableHead"):
+    with pytest.raises(ValueError, match="of task 'semseg', DeformableHead, cannot be exported: graphs do not have"):
         MultiTaskGraph(MODELS.build(cfg))
+    cfg = mmseg_heads_cfg()
+    cfg['heads']['semseg']['decode_head'] = dict(type='PSAHead', channels=8, mask_size=(8, 8), norm_cfg=GN)
+    with pytest.raises(ValueError, match=r"PSAHead.* graphs do not have mmcv's compiled operators"):
+        MultiTaskGraph(MODELS.build(cfg))
+    cfg['heads']['semseg']['decode_head'] = dict(UPER, type='LightHamHead', ham_channels=8, ham_kwargs=dict(MD_R=2))
+    del cfg['heads']['semseg']['decode_head']['pool_scales']
+    with pytest.raises(ValueError, match=r'LightHamHead.* it computes with random numbers'):
+        MultiTaskGraph(MODELS.build(cfg))
+
+
+def small_mmseg_model(semseg):
+    """Two stages and heads of mmseg behind a neck."""
+    cfg = mmseg_heads_cfg(plugins=(), neck=dict(type='FPN', out_channels=8, num_outs=2))
+    cfg['backbone'] |= TWO_STAGES
+    cfg['heads']['semseg'] |= dict(decode_head=semseg, auxiliary_head=dict(FCN, in_index=1))
+    cfg['heads']['normals']['decode_head'] = dict(FCN, in_index=1, align_corners=True)
+    torch.manual_seed(0)
+    model = MODELS.build(cfg)
+    perturb(model)
+    return model.eval()
+
+
+def test_heads_of_mmseg_equal_the_model():
+    model = small_mmseg_model(dict(UPER, in_index=[0, 1]))
+    images = example_images(MultiTaskGraph(model), 2, 50, 37)
+    with torch.no_grad():
+        assert_same_maps(model, images, MultiTaskGraph(model)(images), model.tasks)
+
+
+@pytest.mark.skipif(not RECORDS_GRAPHS, reason='needs torch 2.7, which records graphs of the models')
+def test_heads_of_mmseg_are_recorded_for_any_size_where_files_can_be(tmp_path, monkeypatch):
+    pytest.importorskip('onnxscript')
+    cfg = mmseg_heads_cfg(plugins=())
+    cfg['backbone'] |= dict(depths=(1,), num_heads=(1,), strides=(4,), out_indices=(0,))
+    cfg['heads'] = dict(semseg=segmentor_head('semseg', dict(UPER, in_index=[0])))
+    model = MODELS.build(cfg).eval()
+    graph = MultiTaskGraph(model)
+    program = export_graph(graph, height=64, width=40)
+    images = example_images(graph, 3, 50, 70)
+    with torch.no_grad():
+        assert_same_maps(model, images, program.module()(images), graph.tasks)
+    with pytest.raises(ValueError, match=r'pools into .*\[2, 2\].* which an ONNX file cannot for images of any size'):
+        save_onnx(program, graph, str(tmp_path / 'model.onnx'))
+
+    def refuse(*args, **kwargs):
+        raise RuntimeError('Constraints violated (height)')
+
+    monkeypatch.setattr('torch.export.export', refuse)
+    with pytest.raises(ValueError, match=r'of this model; export it with a fixed size: Constraints violated'):
+        export_graph(graph, height=64, width=40)
 
 
 def test_sizes_that_cannot_be_traced():

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from mmengine.config import Config, DictAction
 from torch import Tensor
 
@@ -21,6 +20,7 @@ from mmvmt.apis.weights import build_model, load_weights
 from mmvmt.engine.run_config import add_trust_argument
 from mmvmt.models import MultiTaskEncoderDecoder
 from mmvmt.models.export import MultiTaskGraph, example_images, export_graph, save_onnx
+from mmvmt.models.task_heads.base import upsample
 from mmvmt.structures import TASKS, NormalsAxes
 
 SUFFIXES = {'onnx': '.onnx', 'torch-export': '.pt2'}
@@ -86,8 +86,7 @@ def expected_logits(model: MultiTaskEncoderDecoder, graph: MultiTaskGraph, image
     """Logits of the model itself, by its own data preprocessor and encoder, at the size of the images."""
     inputs = images if graph.normalised else model.data_preprocessor(dict(inputs=images))['inputs']
     logits = model.encode_decode(inputs, graph.tasks)
-    size = images.shape[2:]
-    return {t: F.interpolate(x.float(), size=size, mode='bilinear', align_corners=False) for t, x in logits.items()}
+    return {t: upsample(x.float(), images.shape[2:], model.heads[t].align_corners) for t, x in logits.items()}
 
 
 def difference(model: MultiTaskEncoderDecoder, graph: MultiTaskGraph, outputs: Outputs, images: Tensor) -> float:
@@ -142,16 +141,16 @@ def main(argv: list[str] | None = None) -> int:
         tasks = split_tasks(args.tasks)
         graph = MultiTaskGraph(model, tasks=tasks, normalised=args.normalised, logits=args.logits, axes=axes)
         program = export_graph(graph, height=args.height, width=args.width, dynamic=args.dynamic)
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        # A file gets its name once it is known to compute what the model does.
+        unchecked = args.out.with_stem(f'{args.out.stem}.unchecked')
+        if args.format == 'onnx':
+            save_onnx(program, graph, str(unchecked))
+        else:
+            torch.export.save(program, unchecked, extra_files=graph.description())
     except (OSError, ImportError, TypeError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    # A file gets its name once it is known to compute what the model does.
-    unchecked = args.out.with_stem(f'{args.out.stem}.unchecked')
-    if args.format == 'onnx':
-        save_onnx(program, graph, str(unchecked))
-    else:
-        torch.export.save(program, unchecked, extra_files=graph.description())
     if not args.no_check and not check(args, model, graph, unchecked):
         print(
             f'the file differs from the model by more than {args.tolerance:g}; it stays as {unchecked}', file=sys.stderr

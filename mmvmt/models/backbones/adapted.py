@@ -249,10 +249,16 @@ class AdaptedEncoder(BaseModule):
         return {task: tuple(feature.to(x.dtype) for feature in maps) for task, maps in features.items()}
 
     def _encode(self, x: Tensor, tasks: tuple[str, ...]) -> Features | dict[str, Features]:
-        features = {}
+        features, shared = {}, {}
         for task, stream in run_passes(self, x, tasks).items():
-            taps = [(stream.taps[index], stream.sizes[index]) for index in self.out_indices]
-            features[task] = tuple(self.to_map(tap[task] if isinstance(tap, dict) else tap, hw) for tap, hw in taps)
+            maps = dict(shared)
+            for index in self.out_indices:
+                if index not in shared:
+                    tap = stream.taps[index]
+                    maps[index] = self.to_map(tap[task] if isinstance(tap, dict) else tap, stream.sizes[index])
+            if not self.per_task:  # one stream, of which tasks have a map in common unless it left by task
+                shared = {index: x for index, x in maps.items() if not isinstance(stream.taps[index], dict)}
+            features[task] = tuple(maps[index] for index in self.out_indices)
         return features if self.tasks is not None else self._normed(features[UNNAMED_TASK])
 
     def _normed(self, maps: Features) -> Features:

@@ -1,5 +1,7 @@
+from .base import TaskHead
 from .deformable import DeformableHead
 from .mlp import MLPHead
+from .neck import Neck
 from .outputs import (
     ClassesOutput,
     DepthOutput,
@@ -9,13 +11,17 @@ from .outputs import (
     ValuesOutput,
     output_config,
 )
+from .segmentor import SegmentorHead
 
 __all__ = [
     'ClassesOutput',
     'DeformableHead',
     'DepthOutput',
     'MLPHead',
+    'Neck',
     'ProbabilityOutput',
+    'SegmentorHead',
+    'TaskHead',
     'TaskOutput',
     'UnitVectorOutput',
     'ValuesOutput',

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mmvmt.compat import operators
 from mmvmt.registry import MODELS
 
+from .base import upsample
 from .mlp import MLPHead
 
 _KERNEL = 3
@@ -154,6 +155,9 @@ class DeformableHead(MLPHead):
         super().__init__(in_channels, output, channels, norm_cfg, dropout, compose, init_cfg)
         self.alignments = nn.ModuleList([LevelAlignment(channels, deform_groups) for _ in self.in_channels[1:]])
 
+    def graph_obstacle(self) -> str:
+        return "graphs do not have the operator of mmcv that it aligns levels by; type='mmvmt.MLPHead' can be exported"
+
     def _composed(self, tokens: Sequence[Tensor]) -> Tensor:
         first, *others = self.fuse.weight.flatten(1).chunk(len(tokens), dim=1)
         finest, *coarser = self._levels(tokens)
@@ -170,4 +174,4 @@ class DeformableHead(MLPHead):
     def _levels(self, tokens: Sequence[Tensor]) -> list[Tensor]:
         """``(B, channels, H_0, W_0)`` of every level."""
         size = tokens[0].shape[1:3]
-        return [self._upsample(linear(x).permute(0, 3, 1, 2), size) for x, linear in zip(tokens, self.linears)]
+        return [upsample(linear(x).permute(0, 3, 1, 2), size) for x, linear in zip(tokens, self.linears)]

@@ -8,18 +8,15 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer
-from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from mmvmt.compat import is_exporting
-from mmvmt.models.losses import sum_of_losses
 from mmvmt.registry import MODELS
 
-from .outputs import TaskOutput
+from .base import TaskHead, upsample
 
 
 @MODELS.register_module()
-class MLPHead(BaseModule):
+class MLPHead(TaskHead):
     r"""Linear per level, upsample, concatenate, fuse by a bias-free 1x1 convolution with norm and ReLU, predict.
 
     mmseg's ``SegformerHead`` is another function: it has a norm and a ReLU at each level. Here nothing non-linear
@@ -50,10 +47,8 @@ class MLPHead(BaseModule):
         compose: bool = True,
         init_cfg: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(init_cfg=init_cfg)
-        self.in_channels = tuple(in_channels)
+        super().__init__(in_channels, output, init_cfg)
         self.compose = compose
-        self.output: TaskOutput = MODELS.build(output)
         self.norms = nn.ModuleList([nn.LayerNorm(width) for width in self.in_channels])
         self.linears = nn.ModuleList([nn.Linear(width, channels) for width in self.in_channels])
         self.fuse = nn.Conv2d(channels * len(self.in_channels), channels, 1, bias=False)
@@ -95,30 +90,10 @@ class MLPHead(BaseModule):
         for x, linear, column in zip(tokens, self.linears, columns):
             level = F.linear(x, column @ linear.weight, bias if fused is None else None).permute(0, 3, 1, 2)
             # In place: nothing needs the upsampled level itself, and every new map of this size costs its page faults.
-            fused = level if fused is None else self._upsample(level, size).add_(fused)
+            fused = level if fused is None else upsample(level, size).add_(fused)
         return fused
 
     def _uncomposed(self, tokens: Sequence[Tensor]) -> Tensor:
         size = tokens[0].shape[1:3]
         levels = [linear(x).permute(0, 3, 1, 2) for x, linear in zip(tokens, self.linears)]
-        return self.fuse(torch.cat([self._upsample(level, size) for level in levels], dim=1))
-
-    @staticmethod
-    def _upsample(x: Tensor, size: Sequence[int]) -> Tensor:
-        # In an exported graph sizes are symbols: whether they are equal is not known, and nothing depends on it.
-        if not is_exporting() and x.shape[2:] == torch.Size(size):
-            return x
-        return F.interpolate(x, size=tuple(size), mode='bilinear', align_corners=False)
-
-    def losses(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Losses of the logits by name, upsampled to the size of the target ``(B, C, H, W)``."""
-        # Losses read class by class: in this memory order they need no copy of the many times larger upsampled logits.
-        return self.output.losses(self._upsample(logits.contiguous(), target.shape[2:]), target)
-
-    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        """The loss that trains, the sum of :meth:`losses`: a scalar."""
-        return sum_of_losses(self.losses(logits, target))
-
-    def predict(self, logits: Tensor) -> Tensor:
-        """Prediction from logits of any size."""
-        return self.output.predict(logits)
+        return self.fuse(torch.cat([upsample(level, size) for level in levels], dim=1))

@@ -314,12 +314,13 @@ _OUTPUTS = dict(
 )
 
 
-def output_config(task: Task, cfg: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def output_config(task: Task, cfg: Mapping[str, Any] | None = None, with_loss: bool = True) -> dict[str, Any]:
     """Config of the output of a task's head, completed by what the task is declared with.
 
     Args:
         task: The task.
         cfg: What a user says of the output: nothing, options without a type, or a whole config.
+        with_loss: Whether the loss is that of the task by default.
 
     Returns:
         ``cfg`` with the output that the task's kind of map needs, unless it names one, and with the loss that the task
@@ -329,7 +330,7 @@ def output_config(task: Task, cfg: Mapping[str, Any] | None = None) -> dict[str,
         ValueError: The task has classes, and nothing says how many.
     """
     cfg = dict(cfg or {})
-    if task.loss is not None:
+    if with_loss and task.loss is not None:
         cfg.setdefault('loss', task.loss)
     if 'type' in cfg:
         return cfg

@@ -14,9 +14,13 @@ import numpy as np
 from mmvmt.structures import meet_declarations
 
 from .axes import axes_evidence
+from .cityscapes_mt import CityscapesMT
+from .nyud_v2_mt import NYUDv2MT
 from .pascal_context_mt import PASCALContextMT
 from .patterns import folder_of
 from .plausibility import LabelStatistics
+from .published import PublishedDataset
+from .synthetic_mt import MANIFEST, SyntheticMT
 from .transforms import LoadMultiTaskImage
 from .transforms.loading import load_labels
 
@@ -41,30 +45,41 @@ class FileReport(LabelStatistics):
         self.folders += other.folders
 
 
-def describe_layout(root: Path) -> tuple[bool, str]:
+def describe_layout(root: Path) -> tuple[type[PublishedDataset] | None, str]:
     """Name the layout of a folder.
 
     Returns:
-        Whether the folder can be used, and a line saying what it is.
+        The data set class that reads it, None if there is none; and a line saying what it is.
     """
     if not root.is_dir():
-        return False, f'{root} is no folder'
+        return None, f'{root} is no folder'
     names = {entry.name for entry in root.iterdir()}
     if 'JPEGImages' in names and (root / 'ImageSets/Context').is_dir():
-        line = 'PASCAL_MT: PASCAL-Context for several tasks, in the layout of ASTMT'
-        if (root / 'synthetic.json').is_file():
-            line = 'synthetic scenes in the layout of PASCAL_MT; synthetic.json says how they were made'
+        dataset, line = PASCALContextMT, 'PASCAL_MT: PASCAL-Context for several tasks, in the layout of ASTMT'
+        if (root / MANIFEST).is_file():
+            dataset = SyntheticMT
+            line = f'synthetic scenes in the layout of PASCAL_MT; {MANIFEST} says how they were made'
         semseg = [name for name in map(folder_of, PASCALContextMT.LABELS['semseg']) if (root / name).is_dir()]
         origin = f'semseg from {", else ".join(semseg)}' if semseg else 'without semseg'
-        return True, f'{line} ({origin})'
+        return dataset, f'{line} ({origin})'
     if {'images', 'gt_sets'} <= names:
-        return False, f'looks like NYUD-v2 ({_nyud_edition(root)}), not supported yet'
+        return NYUDv2MT, f'NYUD-v2, {_nyud_edition(root)}'
+    if 'leftImg8bit' in names:
+        return CityscapesMT, 'Cityscapes'
     if {'JPEGImages', 'SegmentationClassContext'} <= names:
-        return False, "looks like mmsegmentation's PASCAL Context (59 classes), another benchmark without these tasks"
-    inner = next((name for name in sorted(names) if (root / name / 'ImageSets/Context').is_dir()), None)
-    if inner is not None:
-        return False, f'the PASCAL_MT folder is {root / inner}; give that one'
-    return False, f'no known layout in {root}; PASCAL_MT has JPEGImages and ImageSets/Context at its top'
+        return None, "looks like mmsegmentation's PASCAL Context (59 classes), another benchmark without these tasks"
+    for name in sorted(names):
+        for inside, layout in (
+            ('ImageSets/Context', 'PASCAL_MT'),
+            ('gt_sets', 'NYUD-v2'),
+            ('leftImg8bit', 'Cityscapes'),
+        ):
+            if (root / name / inside).is_dir():
+                return None, f'the {layout} folder is {root / name}; give that one'
+    return None, (
+        f'no known layout in {root}; PASCAL_MT has JPEGImages and ImageSets/Context at its top, NYUD-v2 images and '
+        'gt_sets, Cityscapes leftImg8bit'
+    )
 
 
 def _nyud_edition(root: Path) -> str:

@@ -189,7 +189,8 @@ class MultiTaskDataset(BaseDataset):
     @classmethod
     def label_folders(cls) -> dict[str, list[str]]:
         """Where the label maps of each task are, relative to the data folder, by the layout of the class."""
-        return {task: list(map(folder_of, _reader(task, entry).patterns)) for task, entry in cls.LABELS.items()}
+        known = {task: entry for task, entry in cls.LABELS.items() if task in TASKS}
+        return {task: list(map(folder_of, _reader(task, entry).patterns)) for task, entry in known.items()}
 
     @classmethod
     def _load_metainfo(cls, metainfo: Mapping | None = None) -> dict:

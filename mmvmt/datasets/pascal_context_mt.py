@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from mmvmt.registry import DATASETS
-from mmvmt.structures import HUMAN_PARTS_PALETTE, NormalsAxes, TaskDeclarations, declared_classes, voc_palette
+from mmvmt.structures import HUMAN_PARTS_PALETTE, NormalsAxes, declared_classes, voc_palette
 
 from .formats import PART_GROUPS
-from .multi_task_dataset import MultiTaskDataset
+from .published import PublishedDataset
 
 VOC_CLASSES = (
     'background',
@@ -38,7 +38,7 @@ _CONTEXT = 'pascal-context/trainval/{id}.mat'
 
 
 @DATASETS.register_module()
-class PASCALContextMT(MultiTaskDataset):
+class PASCALContextMT(PublishedDataset):
     """Images and label maps of PASCAL_MT, read from the folder as it is unpacked; nothing is written into it.
 
     Only the folders of enabled tasks need to exist, and a file is first touched when its sample is loaded. The layout::
@@ -56,19 +56,8 @@ class PASCALContextMT(MultiTaskDataset):
 
     With ``human_parts`` as the only task, images without a labelled part are replaced by others while training.
 
-    Args:
-        data_root: The unpacked folder.
-        split: ``'train'`` or ``'val'``.
-        tasks: Any of semseg, human_parts, saliency, normals, edge, and those that ``labels`` adds.
-        ann_file: List of IDs, one per line, absolute or relative to ``data_root``. Empty:
-            ``ImageSets/Context/{split}.txt``.
-        pipeline: Transforms, see :class:`MultiTaskDataset`.
-        kwargs: As of :class:`MultiTaskDataset`.
-
-    Raises:
-        ValueError: The split or a task is unknown, the list is empty or has an ID twice, ``cache_dir`` lies inside
-            ``data_root``, or names, colours and ``num_classes`` do not agree.
-        FileNotFoundError: The folder, the list, or a folder of an enabled task is missing.
+    Args: as :class:`PublishedDataset`; the tasks are semseg, human_parts, saliency, normals
+        and edge.
     """
 
     METAINFO = {
@@ -89,22 +78,10 @@ class PASCALContextMT(MultiTaskDataset):
         'edge': dict(type='PASCALEdgeReader', path=_CONTEXT),
     }
     TASKS = tuple(LABELS)
-    FIXED_LAYOUT = True
-
-    def __init__(
-        self,
-        data_root: str,
-        split: str = 'train',
-        tasks: TaskDeclarations = ('semseg', 'human_parts', 'saliency', 'normals'),
-        ann_file: str = '',
-        pipeline: Sequence[dict | Callable] = (),
-        **kwargs: Any,
-    ) -> None:
-        if split not in ('train', 'val'):
-            raise ValueError(f"split must be 'train' or 'val', got {split!r}; for another list give ann_file")
-        self.split = split
-        options = dict(images='JPEGImages/{id}.jpg', ann_file=ann_file or f'ImageSets/Context/{split}.txt') | kwargs
-        super().__init__(data_root, tasks, pipeline=pipeline, **options)
+    IMAGES = 'JPEGImages/{id}.jpg'
+    LIST = 'ImageSets/Context/{split}.txt'
+    SIZES = {'train': 4998, 'val': 5105}
+    DEFAULT_TASKS = ('semseg', 'human_parts', 'saliency', 'normals')
 
     def _complete(self, metainfo: Mapping[str, Any]) -> dict[str, Any]:
         metainfo = super()._complete(metainfo)

@@ -32,6 +32,7 @@ class SyntheticMT(PASCALContextMT):
     METAINFO = PASCALContextMT.METAINFO | {'dataset_type': 'synthetic_mt'}
     LABELS = PASCALContextMT.LABELS | {'depth': 'depth/{id}.npy'}
     TASKS = tuple(LABELS)
+    SIZES = {'train': None, 'val': None}
 
     def __init__(self, data_root: str, *args: Any, metainfo: Mapping | None = None, **kwargs: Any) -> None:
         super().__init__(data_root, *args, metainfo={**_declared(Path(data_root)), **(metainfo or {})}, **kwargs)

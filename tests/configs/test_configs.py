@@ -5,6 +5,8 @@ Those under configs/interop, whose data and runtime are mmsegmentation's, are te
 
 from pathlib import Path
 
+import cityscapes_folder
+import nyud_folder
 import pytest
 import torch
 import yaml
@@ -30,6 +32,10 @@ NAMED = [
     'baselines/swin_t_decoders_only_pascal.py',
     'baselines/swin_t_full_multitask_pascal.py',
     *(f'baselines/swin_t_single_{task}_pascal.py' for task in ('semseg', 'human_parts', 'saliency', 'normals')),
+    *(f'{folder}/swin_t{lite}_nyud.py' for folder in ('vmt', 'polyhistor') for lite in ('', '_lite')),
+    *(f'baselines/swin_t_{kind}_nyud.py' for kind in ('decoders_only', 'full_multitask')),
+    *(f'baselines/swin_t_single_{task}_nyud.py' for task in ('semseg', 'depth', 'normals', 'edge')),
+    'vmt/swin_t_cityscapes.py',
     'vmt/swin_nano_synthetic.py',
     'pretrain/swin_nano_synthetic_classification.py',
 ]
@@ -87,21 +93,42 @@ def test_pipelines_evaluators_and_hooks_build(name):
         assert sorted(cfg.val_dataloader.dataset.tasks) == sorted(tasks)
 
 
+@pytest.fixture(scope='session')
+def first_samples(tmp_path_factory, scenes):
+    """What the data set of a config gives first, its meta information, and the size of its images; one answer for all
+    configs with the same data set."""
+    root = tmp_path_factory.mktemp('published')
+    nyud_folder.build_folder(root / 'NYUD_MT', 'mtinet')
+    cityscapes_folder.build_folder(root / 'cityscapes')
+    others = {'mmvmt.NYUDv2MT': (root / 'NYUD_MT', (40, 60)), 'mmvmt.CityscapesMT': (root / 'cityscapes', (32, 64))}
+    folders = dict.fromkeys(('mmvmt.PASCALContextMT', 'mmvmt.SyntheticMT'), (scenes, (64, 64))) | others
+    known = {}
+
+    def first_sample(cfg):
+        key = repr(cfg)
+        if key not in known:
+            root, size = folders[cfg.type]
+            dataset = DATASETS.build(cfg | dict(data_root=str(root)))
+            known[key] = dataset[0], dataset.metainfo, size
+        return known[key]
+
+    return first_sample
+
+
 @pytest.mark.parametrize('name', [name for name in CONFIGS if '_base_' not in name and 'pretrain' not in name])
 @pytest.mark.parametrize('loader', ['train_dataloader', 'val_dataloader'])
-def test_pipelines_run_on_a_real_folder(name, loader, scenes):
+def test_pipelines_run_on_a_real_folder(name, loader, first_samples):
     cfg = load(name)
-    dataset = DATASETS.build(cfg[loader].dataset | dict(data_root=str(scenes)))
-    packed = dataset[0]
+    packed, metainfo, size = first_samples(cfg[loader].dataset)
     assert packed['inputs'].dtype == torch.uint8
     assert set(packed['data_samples'].gt.keys()) == set(cfg.model.heads)
     outputs = {task: head.output for task, head in cfg.model.heads.items() if 'num_classes' in head.output}
     for task, output in outputs.items():
         assert output.num_classes == packed['data_samples'].num_classes[task]
     if 'metrics' in cfg.val_evaluator:
-        EVALUATOR.build(cfg.val_evaluator).dataset_meta = dataset.metainfo
+        EVALUATOR.build(cfg.val_evaluator).dataset_meta = metainfo
     crops = [t.crop_size for t in cfg[loader].dataset.pipeline if 'crop_size' in t]
-    assert packed['data_samples'].gt.shape == packed['inputs'].shape[1:] == (crops[0] if crops else (64, 64))
+    assert packed['data_samples'].gt.shape == packed['inputs'].shape[1:] == (crops[0] if crops else size)
 
 
 @pytest.mark.parametrize('name', [name for name in CONFIGS if 'pascal' in name])

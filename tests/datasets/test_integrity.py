@@ -60,10 +60,10 @@ def test_layout_names_the_editions_of_semseg(pascal_mt, absent, rest):
         shutil.rmtree(pascal_mt.root / 'semseg' / absent)
     origin = f'semseg/{rest}' if absent else 'semseg/VOC12, else semseg/pascal-context'
     assert describe_layout(pascal_mt.root) == (
-        True,
+        PASCALContextMT,
         f'PASCAL_MT: PASCAL-Context for several tasks, in the layout of ASTMT (semseg from {origin})',
     )
 
 
 def test_layout_of_a_missing_folder(tmp_path):
-    assert describe_layout(tmp_path / 'nowhere') == (False, f'{tmp_path / "nowhere"} is no folder')
+    assert describe_layout(tmp_path / 'nowhere') == (None, f'{tmp_path / "nowhere"} is no folder')

@@ -4,7 +4,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cityscapes_folder
 import numpy as np
+import nyud_folder
 import pytest
 from own_folder import build_own_folder
 from pascal_mt_folder import build_folder, save_photo
@@ -300,11 +302,11 @@ def test_synthetic_folder(check, folder):
     'files, message',
     [
         ([], 'no known layout'),
-        (['gt_sets/train.txt', 'images/1.png', 'normals/1.png'], r'looks like NYUD-v2 (edition of InvPT and ATRC)'),
-        (['gt_sets/train.txt', 'images/1.jpg', 'normals/1.npy'], r'NYUD-v2 (edition of MTI-Net and MTLoRA)'),
-        (['gt_sets/train.txt', 'images/1.jpg', 'normals/1.jpg'], r'NYUD-v2 (edition of ASTMT), not supported yet'),
+        (['gt_sets/train.txt', 'images/1.png', 'normals/1.png'], r'the split file'),
         (['JPEGImages/1.jpg', 'SegmentationClassContext/1.png'], 'another benchmark'),
         (['PASCAL_MT/ImageSets/Context/train.txt'], 'give that one'),
+        (['NYUD_MT/gt_sets/train.txt'], 'the NYUD-v2 folder is '),
+        (['leftImg8bit/train/aachen/1.png'], 'no folder of any task: gtFine, gtFine, disparity, gtFinePanopticParts'),
         (['JPEGImages/1.jpg', 'ImageSets/Context/train.txt'], 'no folder of any task'),
     ],
 )
@@ -317,6 +319,50 @@ def test_other_layouts(check, tmp_path, files, message):
     code, output = check(root=root)
     assert code == 1
     assert message in output
+
+
+@pytest.mark.parametrize(
+    'edition,name',
+    [('astmt', 'edition of ASTMT'), ('mtinet', 'edition of MTI-Net and MTLoRA'), ('atrc', 'edition of InvPT and ATRC')],
+)
+def test_nyud(check, tmp_path, edition, name):
+    folder = nyud_folder.build_folder(tmp_path / 'NYUD_MT', edition)
+    code, output = check(root=folder.root)
+    assert code == 0, output
+    assert f'layout: NYUD-v2, {name}\n' in output
+    assert 'train: 3 images; the published split has 795' in output
+    assert 'val: 2 images; the published split has 654' in output
+    assert 'semseg, train: 1 of 3 maps have another size than their image' in output
+    for task in ('image', 'semseg', 'depth', 'normals', 'edge'):
+        assert row(output, 'train', task)[1:5] == ['3', '0', '3', '0']
+        assert row(output, 'val', task)[1:5] == ['2', '0', '2', '0']
+    assert row(output, 'train', 'depth')[5].startswith('0.7')
+    folder.path('normals', '0004').unlink()
+    folder.path('edge', '0001').write_bytes(b'')
+    code, output = check('--tasks', 'normals', 'edge', root=folder.root)
+    assert code == 1
+    assert 'unusable: 2 problems' in output
+    assert row(output, 'train', 'normals')[1:5] == ['3', '1', '2', '0']
+    assert row(output, 'val', 'edge')[1:5] == ['2', '0', '1', '1']
+
+
+def test_cityscapes(check, tmp_path):
+    folder = cityscapes_folder.build_folder(tmp_path / 'cityscapes')
+    code, output = check(root=folder.root)
+    assert code == 0, output
+    assert 'layout: Cityscapes\n' in output
+    assert 'train: 3 images; the published split has 2,975' in output
+    for task in ('image', 'semseg', 'depth', 'human_parts'):
+        assert row(output, 'train', task)[1:5] == ['3', '0', '3', '0']
+    assert 'labelled in 2 of 3 images' in row(output, 'train', 'human_parts')[5]
+    shutil.rmtree(folder.root / 'gtFinePanopticParts')
+    folder.path('camera', 'lindau/lindau_000000_000019').write_text('{"extrinsic": {"baseline": 0.2}}')
+    folder.path('camera', 'munster/munster_000000_000019').unlink()
+    code, output = check(root=folder.root)
+    assert code == 1
+    assert 'no folder, hence not checked: human_parts' in output
+    assert row(output, 'val', 'depth')[1:5] == ['2', '1', '0', '1']
+    assert 'lindau_000000_000019_camera.json has intrinsic.fx = None' in output
 
 
 def test_missing_root_as_a_command(tmp_path):

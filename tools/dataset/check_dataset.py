@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from mmvmt.datasets import MultiTaskDataset, PASCALContextMT, SyntheticMT
+from mmvmt.datasets import MultiTaskDataset, PublishedDataset
 from mmvmt.datasets.axes import contradictions, estimate_axes
 from mmvmt.datasets.integrity import FileReport, check_sample, describe_layout, start_process
 from mmvmt.datasets.patterns import folder_of
@@ -33,7 +33,6 @@ from mmvmt.engine.run_config import read_config
 from mmvmt.registry import DATASETS, class_of
 from mmvmt.structures import TASKS, NormalsAxes, check_tasks, declarations, names_key
 
-EXPECTED_SIZES = {'train': 4998, 'val': 5105}
 LISTED = 10
 SAMPLES_PER_JOB = 100
 LOADERS = ('train', 'val', 'test')
@@ -116,7 +115,7 @@ def _map(jobs: int, infos: list[dict], deep: list[bool], upright: bool) -> Itera
 def _print_folders(console: Console, split: str, dataset: MultiTaskDataset, reports: dict[str, FileReport]) -> None:
     """Where the labels come from, of tasks that have several folders."""
     for task in dataset.tasks:
-        if task in reports and len(dataset.readers[task].patterns) > 1:
+        if task in reports and len(set(map(folder_of, dataset.readers[task].patterns))) > 1:
             found = Counter()
             for folder, number in reports[task].folders.items():
                 inside = os.path.relpath(folder, dataset.data_root)
@@ -221,26 +220,22 @@ def _problems(number: int) -> str:
     return '1 problem' if number == 1 else f'{number} problems'
 
 
-def _dataset_class(root: Path) -> type[PASCALContextMT]:
-    """Rendered folders have depth besides."""
-    return SyntheticMT if (root / 'synthetic.json').is_file() else PASCALContextMT
-
-
-def _size_note(root: Path, split: str, size: int) -> str:
-    if (root / 'synthetic.json').is_file():
+def _size_note(dataset: PublishedDataset) -> str:
+    split, size, published = dataset.split, len(dataset), dataset.SIZES[dataset.split]
+    if published is None:
         return f'{split}: {size:,} images'
-    if size == EXPECTED_SIZES[split]:
+    if size == published:
         return f'{split}: {size:,} images, as published'
-    return f'{split}: {size:,} images; the published split has {EXPECTED_SIZES[split]:,}'
+    return f'{split}: {size:,} images; the published split has {published:,}'
 
 
 def folder_splits(args: argparse.Namespace, console: Console) -> Iterator[tuple[str, MultiTaskDataset | Exception]]:
     """The splits of a folder with a known layout."""
-    usable, layout = describe_layout(args.data)
+    layout_class, layout = describe_layout(args.data)
     console.print(f'layout: {layout}', soft_wrap=True)
     tasks = args.tasks
-    if usable and tasks is None:
-        folders = _dataset_class(args.data).label_folders()
+    if layout_class and tasks is None:
+        folders = layout_class.label_folders()
         tasks = [task for task, names in folders.items() if any((args.data / name).is_dir() for name in names)]
         absent = [task for task in folders if task not in tasks]
         if absent:
@@ -248,15 +243,15 @@ def folder_splits(args: argparse.Namespace, console: Console) -> Iterator[tuple[
         if not tasks:
             console.print(f'no folder of any task: {", ".join(name for names in folders.values() for name in names)}')
     counts = None if args.num_classes is None else dict(semseg=args.num_classes)
-    for split in (args.split or EXPECTED_SIZES) if usable and tasks else ():
+    for split in (args.split or layout_class.SIZES) if layout_class and tasks else ():
         try:
-            dataset = _dataset_class(args.data)(
+            dataset = layout_class(
                 str(args.data), split=split, tasks=tasks, test_mode=True, num_classes=counts, strict=args.strict
             )
         except (FileNotFoundError, ValueError) as error:
             yield split, error
             continue
-        console.print(_size_note(args.data, split, len(dataset)))
+        console.print(_size_note(dataset))
         yield split, dataset
 
 
@@ -315,7 +310,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         '--split', nargs='+', choices=LOADERS, help='splits to check (default: all; of a folder train and val)'
     )
     parser.add_argument(
-        '--num-classes', type=int, metavar='N', help="number of semseg classes in a folder (default: PASCAL VOC's 21)"
+        '--num-classes',
+        type=int,
+        metavar='N',
+        help='number of semseg classes in a folder (default: as the benchmark has)',
     )
     parser.add_argument('--data-root', help='with a config: folder of every data set')
     parser.add_argument(
@@ -351,9 +349,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
             parser.error('--data-root and --cfg-options go with a config')
         if 'test' in (args.split or ()):
             parser.error('--split: a folder has train and val; test is a data loader of a config')
-        if args.tasks is not None:
+        layout_class = describe_layout(args.data)[0]
+        if args.tasks is not None and layout_class is not None:
             try:
-                check_tasks(args.tasks, _dataset_class(args.data).TASKS)
+                check_tasks(args.tasks, layout_class.label_folders())
             except ValueError as error:
                 parser.error(f'--tasks: {error}')
     elif args.num_classes is not None:

@@ -20,6 +20,8 @@ ROOT = Path(__file__).resolve().parents[2]
 HEADER = '# Written by python tools/dev/write_metafiles.py.\n'
 TRAINING_DATA = {
     'pascal': 'PASCAL-Context, multi-task edition',
+    'nyud': 'NYUD-v2',
+    'cityscapes': 'Cityscapes',
     'synthetic': 'rendered scenes',
     'classification': 'rendered objects',
     'attributes': 'rendered objects',

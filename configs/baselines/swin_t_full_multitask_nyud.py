@@ -1,0 +1,8 @@
+# Full fine-tuning of one Swin-T on four tasks of NYUD-v2.
+_base_ = [
+    '../_base_/models/swin_t_mlp_nyud.py',
+    '../_base_/datasets/nyud_v2_mt.py',
+    '../_base_/schedules/schedule_40k.py',
+    '../_base_/default_runtime.py',
+]
+model = dict(backbone=dict(plugins=[dict(cfg=dict(type='mmvmt.FullFineTuning'))]))

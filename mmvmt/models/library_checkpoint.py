@@ -45,7 +45,14 @@ def load_library_checkpoint(encoder: AdaptedBackbone, init_cfg: Mapping[str, Any
     own = encoder.own_parameters()
     prefix = _prefix(weights, list(own), what)
     weights = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
-    weights = layout.prepare(weights)
+    try:
+        weights = layout.prepare(weights)
+    except (KeyError, RuntimeError) as error:
+        # What libraries do with names and shapes that they do not expect.
+        library = encoder.label.partition('.')[0]
+        raise ValueError(
+            f'{what} is of another encoder: {library} cannot convert its names for {encoder.label} ({error!r})'
+        ) from None
     tops = {name.partition('.')[0] for name in own}
     weights = {name: value for name, value in weights.items() if name.partition('.')[0] in tops | _norm_tops(encoder)}
     check_tensors(weights, what)

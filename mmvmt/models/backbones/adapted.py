@@ -84,6 +84,14 @@ class AdaptedEncoder(BaseModule):
         """The blocks of every stage, in the order of the stream."""
         raise NotImplementedError(f'{type(self).__name__} does not define stage_blocks()')
 
+    def offers(self, stage: int, block: int, slot: str) -> bool:
+        """Whether a block has one of :attr:`slots`; ``downsample`` is in last blocks that another stage follows."""
+        return slot != 'downsample' or slot in self.slot_layers(stage, block)
+
+    def size_behind(self, stage: int, block: int, hw: tuple[int, int]) -> tuple[int, int]:
+        """Height and width of the map behind a block, by default as before."""
+        return hw
+
     def slot_layers(self, stage: int, block: int) -> dict[str, nn.Linear]:
         """The linear layers of a block that are slots, by slot."""
         raise NotImplementedError(f'{type(self).__name__} does not define slot_layers()')

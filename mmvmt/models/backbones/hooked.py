@@ -5,24 +5,25 @@ The encoder's modules stay what and where they are: hooks on those that a layout
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmvmt.adapters.base import Method, Site
+from mmvmt.adapters.base import Site
 from mmvmt.models.library_checkpoint import load_library_checkpoint
 from mmvmt.registry import MODELS
 from mmvmt.structures import TaskDeclarations
 
 from .adapted import AdaptedEncoder, Features
 from .layouts import Layout, build_timm, encoder_name, layout_for
-from .layouts.base import find
+from .layouts.base import BRANCH_OF, find
 from .passes import PartNames
-from .slots import Fills, Prompts, fill
+from .slot_hooks import AtEnd, AtEntry, AtLayer, InFrontOfDropPath, Run
+from .slots import Fills, Prompts
 
 _SHARED = ('_modules', '_parameters', '_buffers', '_non_persistent_buffers_set', '_load_state_dict_pre_hooks')
 """What an :class:`AdaptedBackbone` and its encoder have in common, by the names of torch."""
@@ -49,84 +50,6 @@ class Part(nn.Module):
         return self.function(*args)
 
 
-class _Current:
-    """What the hooks of a block know of the run that they are in; outside of one there is nothing to fill."""
-
-    def __init__(self) -> None:
-        self.hw: tuple[int, int] | None = None
-        self.fills: Fills = {}
-        self.tapped: list[Tensor] = []
-        self.streams: dict[str, Tensor] = {}
-
-
-class _Hook:
-    """Base of the hooks of one slot. Objects, since a copy of an encoder has to have hooks of its own.
-
-    Args:
-        current: The block's.
-        slot: The slot.
-        in_windows: Whether the layer runs on windows of the map.
-    """
-
-    def __init__(self, current: _Current, slot: str, in_windows: bool = False) -> None:
-        self.current, self.slot, self.in_windows = current, slot, in_windows
-
-    def fill(self, inputs: Tensor, outputs: Tensor, **side: bool) -> Tensor:
-        """Run the methods of the slot."""
-        fills, tapped, hw = self.current.fills, self.current.tapped, self.current.hw
-        if self.slot not in fills:
-            return outputs
-        if self.in_windows:
-            edge = math.isqrt(outputs.shape[-2])
-            return fill(fills, self.slot, inputs, outputs, hw=(edge, edge), **side)
-        extra = outputs.shape[-2] - hw[0] * hw[1]
-        if not extra or all(type(f.method).adapt_map is Method.adapt_map for f in fills[self.slot]):
-            return fill(fills, self.slot, inputs, outputs, tapped, hw=None if extra else hw, **side)
-        # Class and register tokens and prompts, in front, stand at no place among those of the map.
-        taps: tuple[list[Tensor], list[Tensor]] = ([], [])
-        adapted = [
-            fill(fills, self.slot, inputs[:, part], outputs[:, part], of_part, hw=size, **side)
-            for part, of_part, size in zip((slice(extra), slice(extra, None)), taps, (None, hw))
-        ]
-        tapped.extend(torch.cat(of_parts, dim=1) for of_parts in zip(*taps))
-        return torch.cat(adapted, dim=1)
-
-
-class _AtLayer(_Hook):
-    """Behind a linear layer: adapts its outputs."""
-
-    def __call__(self, module: nn.Module, args: tuple[Tensor, ...], outputs: Tensor) -> Tensor:
-        return self.fill(args[0], outputs)
-
-
-class _AtEntry(_Hook):
-    """In front of a branch: notes the stream."""
-
-    def __call__(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        if self.slot in self.current.fills:
-            self.current.streams[self.slot] = args[0]
-
-
-class _InFrontOfDropPath(_Hook):
-    """Adapts what a branch puts out, in front of drop path."""
-
-    def __call__(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        streams = self.current.streams
-        if self.slot not in streams:
-            return args
-        return self.fill(streams[self.slot], args[0], inside_drop_path=True), *args[1:]
-
-
-class _BehindDropPath(_Hook):
-    """Adapts what a branch adds to the stream."""
-
-    def __call__(self, module: nn.Module, args: tuple[Tensor, ...], outputs: Tensor) -> Tensor:
-        streams = self.current.streams
-        if self.slot not in streams:
-            return outputs
-        return self.fill(streams.pop(self.slot), outputs, inside_drop_path=False)
-
-
 class HookedBlock(Part):
     """A block of an encoder, with hooks for the slots that are filled.
 
@@ -136,14 +59,14 @@ class HookedBlock(Part):
     """
 
     def __init__(self, layout: Layout, name: str) -> None:
-        block = layout.encoder.get_submodule(name)
-        super().__init__(layout.run, {name: block})
-        self.layout = layout
+        block, beside = layout.encoder.get_submodule(name), layout.beside(name)
+        super().__init__(layout.run, {name: block, **{name: layout.encoder.get_submodule(name) for name in beside}})
+        self.layout, self.slots = layout, layout.offered(block)
         # Ours does not go back to the encoder's inputs, and sees parameters that stand in for others.
         self.with_cp = bool(getattr(block, 'with_cp', False))
         if hasattr(block, 'with_cp'):
             block.with_cp = False
-        self.current = _Current()
+        self.current = Run()
 
     @property
     def block(self) -> nn.Module:
@@ -152,17 +75,19 @@ class HookedBlock(Part):
 
     def layers(self) -> dict[str, nn.Module]:
         """The linear layers that are slots."""
-        return {slot: find(self.block, name) for slot, name in self.layout.layers.items()}
+        return {slot: self.layout.layer(self.block, slot) for slot in self.layout.layers if slot in self.slots}
 
     def hook(self, slot: str) -> None:
         """Put the hooks of a slot in place."""
-        if slot in self.layout.branches:
-            entry, end = (find(self.block, name) for name in self.layout.branches[slot])
-            entry.register_forward_pre_hook(_AtEntry(self.current, slot))
-            end.register_forward_pre_hook(_InFrontOfDropPath(self.current, slot))
-            end.register_forward_hook(_BehindDropPath(self.current, slot))
-        elif slot in self.layout.layers:
-            self.layers()[slot].register_forward_hook(_AtLayer(self.current, slot, slot in self.layout.in_windows))
+        at, layout = (self.current, slot, self.layout), self.layout
+        layout.open(self.block, slot)
+        if slot in layout.branches:
+            modules = [find(self.block, name) for name in layout.branches[slot]]
+            modules[0].register_forward_pre_hook(AtEntry(*at))
+            modules[1].register_forward_pre_hook(InFrontOfDropPath(*at))
+            modules[-1].register_forward_hook(AtEnd(*at))
+        elif slot in layout.layers:
+            self.layers()[slot].register_forward_hook(AtLayer(*at))
 
     def forward(
         self, x: Tensor, hw: tuple[int, int], fills: Fills, prompts: Prompts | None = None
@@ -173,7 +98,8 @@ class HookedBlock(Part):
             count = prompts.tokens.shape[1]
             x = torch.cat((prompts.of_images(x.shape[0]).to(x.dtype), x), dim=1)
         current, tapped = self.current, []
-        current.hw, current.fills, current.tapped = hw, fills, tapped
+        current.hw, current.hw_behind = hw, self.layout.size_behind(self.block, hw)
+        current.fills, current.tapped = fills, tapped
         try:
             x = self.function(self.block, x, hw)
         finally:
@@ -263,12 +189,18 @@ class AdaptedBackbone(AdaptedEncoder):
     def stage_blocks(self) -> list[list[HookedBlock]]:
         return self._blocks
 
+    def offers(self, stage: int, block: int, slot: str) -> bool:
+        return slot in self._blocks[stage][block].slots
+
+    def size_behind(self, stage: int, block: int, hw: tuple[int, int]) -> tuple[int, int]:
+        return self.layout.size_behind(self._blocks[stage][block].block, hw)
+
     def slot_layers(self, stage: int, block: int) -> dict[str, nn.Module]:
         return self._blocks[stage][block].layers()
 
     def norm_of(self, site: Site) -> nn.LayerNorm:
-        slot = 'ffn' if site.slot in ('ffn', 'fc1', 'fc2') else 'attn'
-        return find(self._blocks[site.stage][site.block].block, self.layout.norms[slot])
+        slot = BRANCH_OF.get(site.slot, site.slot)
+        return find(self._blocks[site.stage][site.block].block, self.layout.norms['attn' if slot == 'tokens' else slot])
 
     def embedding_part(self) -> nn.Module:
         return self._embedding[0]
@@ -320,6 +252,21 @@ class AdaptedBackbone(AdaptedEncoder):
         self.layout.encoder.train(mode)
         super().train(mode)
         return self
+
+    def _encode(self, x: Tensor, tasks: tuple[str, ...]) -> Features | dict[str, Features]:
+        multiple, (height, width) = self.layout.multiple, x.shape[2:]
+        rows, columns = (-edge % multiple for edge in (height, width))
+        if not rows and not columns:
+            return super()._encode(x, tasks)
+        features = super()._encode(F.pad(x, (0, columns, 0, rows)), tasks)
+
+        def cut(maps: Features) -> Features:
+            sizes = (
+                (-(-m.shape[2] * height // (height + rows)), -(-m.shape[3] * width // (width + columns))) for m in maps
+            )
+            return tuple(m[:, :, :h, :w] for m, (h, w) in zip(maps, sizes))
+
+        return cut(features) if self.tasks is None else {task: cut(maps) for task, maps in features.items()}
 
     def _output_norms(self) -> dict[int, nn.Module]:
         norms = {index: self.get_submodule(self.layout.leaving_norms[index]) for index in self.layout.output_norms}

@@ -240,7 +240,8 @@ def _run(
     """Take the stream through some blocks; at a stage's end, tap the features of the tasks and go to the next stage."""
     for stage, block in blocks:
         x, prompts, tapped = _run_block(encoder, stage, block, stream, run, tasks)
-        stream = stream._replace(x=x, prompts=prompts, tapped=stream.tapped + tuple(tapped))
+        hw, tapped = encoder.size_behind(stage, block, stream.hw), stream.tapped + tuple(tapped)
+        stream = stream._replace(x=x, hw=hw, prompts=prompts, tapped=tapped)
         if block == len(encoder.stage_blocks()[stage]) - 1:
             stream = _leave_stage(encoder, stage, stream, run, tasks)
     return stream

@@ -72,8 +72,7 @@ def build_method(plugin: dict, encoder: AdaptedEncoder, tasks: Sequence[str]) ->
         if filled
         for index in range(len(blocks[stage]))
         for slot in slots
-        # It is in the last block of a stage that is followed by another.
-        if slot != 'downsample' or slot in encoder.slot_layers(stage, index)
+        if encoder.offers(stage, index, slot)
     ]
     if method.positions and not sites:
         raise ValueError(f'plugin {cfg["type"]!r} matches no slot: stages={stages}, position={position!r}')

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from distributed import run_ranks
-from encoders import ENCODERS, adapted, plain
+from encoders import ENCODERS, VARIANTS, adapted, plain
 from mmengine.model import MMDistributedDataParallel
 from tiny import SWIN, VMT, batch, losses_of, perturb, tiny_encoder, tiny_model
 from torch import nn
@@ -31,8 +31,8 @@ def same_weights(family):
     torch.manual_seed(0)
     theirs, ours = plain(family), MODELS.build(adapted(family)).eval()
     perturb(theirs)
-    names = {name.removeprefix('model.').replace('stages_', 'stages.'): p for name, p in theirs.state_dict().items()}
-    ours.load_state_dict(names, strict=True)
+    # What timm's models have besides, a classifier and its norm, is left out.
+    ours.load_state_dict({name: value for name, value in theirs.state_dict().items() if name in ours.state_dict()})
     return theirs, ours
 
 
@@ -41,9 +41,17 @@ def family(request):
     return request.param
 
 
-def test_without_tasks_it_is_the_plain_encoder(family):
-    theirs, ours = same_weights(family)
-    for size in ((64, 96), (32, 32)):
+# Sizes that their own library runs them at, where that is not any.
+BUILT_FOR = {'mmseg.BEiT': [(64, 64)], 'timm.Hiera': [(64, 64)], 'timm.MultiScaleVit': [(64, 64)]}
+BUILT_FOR['mmpretrain.HiViT, offsets'] = [(64, 64)]
+# Where recording a graph or starting processes makes a test dear.
+FOUR = [f for f in ('mmseg.BEiT', 'mmseg.MixVisionTransformer', 'timm.Eva', 'timm.Hiera') if f in ENCODERS]
+
+
+@pytest.mark.parametrize('model', sorted({**ENCODERS, **VARIANTS}))
+def test_without_tasks_it_is_the_plain_encoder(model):
+    theirs, ours = same_weights(model)
+    for size in BUILT_FOR.get(model, BUILT_FOR.get(model.partition(',')[0], ((64, 96), (32, 32)))):
         expected, got = theirs(images(*size)), ours(images(*size))
         assert isinstance(got, tuple)
         assert len(got) == len(expected)
@@ -51,9 +59,7 @@ def test_without_tasks_it_is_the_plain_encoder(family):
             torch.testing.assert_close(b, a, atol=1e-5, rtol=1e-5)
     for maps in (expected, got):
         sum((m * torch.linspace(-1, 1, m.numel()).view_as(m)).sum() for m in maps).backward()
-    gradients = {
-        name.removeprefix('model.').replace('stages_', 'stages.'): p.grad for name, p in theirs.named_parameters()
-    }
+    gradients = {name: p.grad for name, p in theirs.named_parameters()}
     for name, parameter in ours.named_parameters():
         a, b = gradients[name], parameter.grad
         assert (a is None or not a.any()) == (b is None or not b.any()), name
@@ -165,6 +171,7 @@ def test_traces_as_it_computes(family):
 
 
 @pytest.mark.skipif(not RECORDS_GRAPHS, reason='needs torch 2.7, which records graphs of the models')
+@pytest.mark.parametrize('family', FOUR)
 def test_compiles_into_one_graph(family):
     plugins = [VMT] if 'qkv' not in MODELS.build(adapted(family)).slots else [LORA]
     encoder = tiny_encoder(adapted(family), TASKS, plugins, task_order='stacked')
@@ -178,7 +185,7 @@ def test_compiles_into_one_graph(family):
 def two_steps_on_a_rank(rank, world_size):
     """Trained parameters on every encoder after two steps; a parameter without gradient would stop DDP."""
     results = {}
-    for family in sorted(ENCODERS):
+    for family in FOUR:
         model = tiny_model(TASKS, [VMT], adapted(family)).train()
         wrapped = MMDistributedDataParallel(model, device_ids=None, find_unused_parameters=False)
         optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-3)
@@ -192,9 +199,9 @@ def two_steps_on_a_rank(rank, world_size):
     return results
 
 
-def test_two_ranks_train_every_encoder():
+def test_two_ranks_train_encoders():
     first, second = run_ranks(two_steps_on_a_rank, 2)
-    assert set(first) == set(ENCODERS)
+    assert list(first) == FOUR
     for family, parameters in first.items():
         assert all(torch.equal(a, b) for a, b in zip(parameters, second[family])), family
 
@@ -247,7 +254,7 @@ def test_vpt_in_a_vision_transformer_is_that_of_the_paper(name):
 
 def test_an_unknown_encoder_is_refused_with_those_that_are_known():
     with pytest.raises(
-        ValueError, match=r'no layout knows the encoder mmseg\.ResNet; known are mmpretrain\.Vision.*docs'
+        ValueError, match=r'no layout knows the encoder mmseg\.ResNet; known are mmpretrain\.HiViT, .*docs'
     ):
         MODELS.build(dict(type='mmvmt.AdaptedBackbone', encoder=dict(type='mmseg.ResNet', depth=18)))
 

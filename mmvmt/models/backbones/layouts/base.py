@@ -11,6 +11,9 @@ from torch import Tensor, nn
 Size = tuple[int, int]
 """Height and width of a map of tokens."""
 
+BRANCH_OF = {'qkv': 'attn', 'proj': 'attn', 'fc1': 'ffn', 'fc2': 'ffn'}
+"""The branch that a linear layer stands in, by slots."""
+
 LAYOUTS: dict[str, type[Layout]] = {}
 """Layouts by the encoders that they are for: package and class, such as ``'mmseg.VisionTransformer'``."""
 
@@ -48,8 +51,8 @@ def layout_for(encoder: nn.Module) -> Layout:
 
 
 def find(module: nn.Module, name: str) -> nn.Module | None:
-    """A module inside of another by its dotted name, also one that is not registered; None: there is none."""
-    for part in name.split('.'):
+    """A module inside of another by its dotted name (``''``: itself), registered or not; None: there is none."""
+    for part in name.split('.') if name else ():
         if part.isdecimal():
             module = module[int(part)] if isinstance(module, (nn.Sequential, nn.ModuleList)) else None
         else:
@@ -69,15 +72,23 @@ class Layout:
         encoder: The encoder, whose modules stay where they are.
     """
 
-    layers: ClassVar[Mapping[str, str]] = {}
-    """Linear layers of a block that are slots: the slot, and the layer's name in the block."""
+    layers: ClassVar[Mapping[str, str | tuple[str, ...]]] = {}
+    """Linear layers of a block that are slots: the slot, and the layer's name in the block, or the names of which a
+    block has one."""
 
-    branches: ClassVar[Mapping[str, tuple[str, str]]] = {}
-    """Residual branches of a block: the slot, the name in the block of the module that the stream enters the branch by,
-    and of the one behind which it is added to the stream again, drop path or what stands in its place."""
+    branches: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Residual branches of a block: the slot, the name in the block of the module that the stream enters the branch by
+    (``''`` is the block), and of drop path or what stands in its place. Behind that the branch is added to the stream,
+    or behind a third module, where one is named."""
 
     norms: ClassVar[Mapping[str, str]] = {'attn': 'norm1', 'ffn': 'norm2'}
-    """The LayerNorm in front of a branch, by slot."""
+    """The LayerNorm of a branch, by slot."""
+
+    optional: ClassVar[tuple[str, ...]] = ()
+    """Branches that some blocks do not have; slots inside of them are offered by the others alone."""
+
+    channels_first: ClassVar[bool] = False
+    """Whether branches run on maps ``(B, C, H, W)``; else on tokens, or on maps ``(B, H, W, C)``."""
 
     in_windows: ClassVar[tuple[str, ...]] = ()
     """Slots of layers that run on windows of the map, ``(windows, N, C)``, the windows of an image together."""
@@ -118,6 +129,9 @@ class Layout:
     patch_size: int
     """Edge of an image patch, pixels."""
 
+    multiple: int = 1
+    """Images are padded to multiples of this many pixels, and maps cut to what the image covers."""
+
     def __init__(self, encoder: nn.Module) -> None:
         self.encoder = encoder
 
@@ -131,8 +145,19 @@ class Layout:
         raise NotImplementedError(f'{type(self).__name__} does not define embed()')
 
     def run(self, block: nn.Module, x: Tensor, hw: Size) -> Tensor:
-        """Run a block."""
+        """Run a block, and what :meth:`beside` names."""
         return block(x)
+
+    def beside(self, block: str) -> tuple[str, ...]:
+        """Names of the modules outside of a block that :meth:`run` runs with it."""
+        return ()
+
+    def size_behind(self, block: nn.Module, hw: Size) -> Size:
+        """Height and width behind a block: as before, but where its attention has fewer queries than tokens."""
+        return hw
+
+    def open(self, block: nn.Module, slot: str) -> None:
+        """Make a block call the layer of a slot, where it would use the weights alone."""
 
     def pass_on(self, stage: int, x: Tensor, hw: Size) -> tuple[Tensor, Size]:
         """Tokens behind the last block of a stage, and their height and width, as they enter the next stage."""
@@ -145,6 +170,18 @@ class Layout:
     def start_from_scratch(self) -> None:
         """Initialise the encoder as its library does; by default it did when it was built."""
 
+    def offered(self, block: nn.Module) -> tuple[str, ...]:
+        """The slots that a block offers."""
+        there = tuple(slot for slot, names in self.branches.items() if find(block, names[0]) is not None)
+        layers = (slot for slot in self.layers if BRANCH_OF[slot] in there)
+        return (*there, *layers, *(('tokens',) if self.prompts and 'attn' in there else ()))
+
+    def layer(self, block: nn.Module, slot: str) -> nn.Module | None:
+        """The layer of a slot in a block."""
+        names = self.layers[slot]
+        found = (find(block, name) for name in ((names,) if isinstance(names, str) else names))
+        return next((layer for layer in found if hasattr(layer, 'in_features')), None)
+
     def keep_what_is_there(self) -> None:
         """Leave the layers out that blocks of this encoder do not have, such as ``fc1`` of an MLP with gates.
 
@@ -153,17 +190,21 @@ class Layout:
         """
         blocks = [self.encoder.get_submodule(name) for stage in self.blocks for name in stage]
         for slot, names in self.branches.items():
-            if any(find(block, name) is None for block in blocks for name in (*names, self.norms[slot])):
+            having = [b for b in blocks if slot not in self.optional or find(b, names[0]) is not None]
+            if any(find(block, name) is None for block in having for name in (*names, self.norms[slot])):
                 raise ValueError(
                     f'{encoder_name(type(self.encoder))} is built of {type(blocks[0]).__name__}, whose branch {slot!r} '
                     f'this layout does not know: it has not all of {", ".join((*names, self.norms[slot]))}'
                 )
-        linear = {
-            slot: name
-            for slot, name in self.layers.items()
-            if all(hasattr(find(block, name), 'in_features') for block in blocks)
+        self.layers = {
+            slot: names
+            for slot, names in self.layers.items()
+            if all(
+                self.layer(block, slot) is not None
+                for block in blocks
+                if find(block, self.branches[BRANCH_OF[slot]][0]) is not None
+            )
         }
-        self.layers = linear
 
     def refuse(self, **options: Any) -> None:
         """Refuse options of the encoder under which it gives no maps.

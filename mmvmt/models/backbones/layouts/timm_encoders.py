@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
@@ -33,6 +35,16 @@ def build_timm(cfg: Mapping[str, Any]) -> nn.Module:
             f'{name}: weights come from init_cfg=dict(type="Pretrained", checkpoint=PATH_OR_URL), not from '
             f'pretrained=True'
         )
+    if _has_option(timm.models.model_entrypoint(name), 'dynamic_img_size'):
+        # Images of any size, whatever size it was built for.
+        options['dynamic_img_size'] = True
     model = timm.create_model(name, num_classes=0, **options)
     model.out_indices = out_indices
     return model
+
+
+def _has_option(entrypoint: Callable[..., nn.Module], option: str) -> bool:
+    """Whether the models of a file of timm have an option."""
+    kinds = [kind for kind in vars(sys.modules[entrypoint.__module__]).values() if inspect.isclass(kind)]
+    own = [kind for kind in kinds if issubclass(kind, nn.Module) and kind.__module__ == entrypoint.__module__]
+    return any(option in inspect.signature(kind).parameters for kind in own)

@@ -5,7 +5,6 @@ MAE, CLIP, SigLIP and the like, without class and register tokens in what leaves
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import fuse
@@ -56,15 +55,18 @@ class MMSegViTLayout(Columnar):
 class MMPretrainViTLayout(Columnar):
     """mmpretrain's: ViT, DeiT, DINOv2 with LayerScale and SwiGLU."""
 
-    layers = {'qkv': 'attn.qkv', 'proj': 'attn.proj', 'fc1': 'ffn.layers.0.0', 'fc2': 'ffn.layers.1'}
+    layers = {
+        'qkv': 'attn.qkv',
+        'proj': 'attn.proj',
+        'fc1': ('ffn.layers.0.0', 'ffn.w12'),
+        'fc2': ('ffn.layers.1', 'ffn.w3'),
+    }
     branches = {'attn': ('ln1', 'attn.out_drop'), 'ffn': ('ln2', 'ffn.dropout_layer')}
     norms = {'attn': 'ln1', 'ffn': 'ln2'}
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__(encoder, 'layers', tuple(encoder.out_indices), encoder.embed_dims)
         self.refuse(out_type='featmap')
-        if hasattr(encoder.layers[0].ffn, 'w12'):
-            self.layers = self.layers | {'fc1': 'ffn.w12', 'fc2': 'ffn.w3'}
         self.prefix = encoder.num_extra_tokens
         self.patch_size = encoder.patch_embed.projection.kernel_size[0]
         self.embedding = ('patch_embed', 'pre_norm')
@@ -99,21 +101,20 @@ class TimmViTLayout(Columnar):
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__(encoder, 'blocks', tuple(encoder.out_indices or ()), encoder.embed_dim)
+        from timm.models.vision_transformer import ResPostBlock
+
+        if isinstance(encoder.blocks[0], ResPostBlock):
+            # The norms stand behind the branches.
+            self.branches = {'attn': ('attn', 'drop_path1'), 'ffn': ('mlp', 'drop_path2')}
         self.prefix = encoder.num_prefix_tokens
-        self.patch_size = encoder.patch_embed.patch_size[0]
+        self.patch_size = self.multiple = encoder.patch_embed.patch_size[0]
         self.embedding = ('patch_embed', 'norm_pre')
-        # What timm's constructor sets for dynamic_img_size; sizes that patches do not divide are padded in embed().
-        encoder.dynamic_img_size = True
-        encoder.patch_embed.strict_img_size = False
-        encoder.patch_embed.flatten = False
-        encoder.patch_embed.output_fmt = type(encoder.patch_embed.output_fmt)('NHWC')
         # As in timm's features_only, maps leave without the classifier's norm.
         encoder.norm, encoder.fc_norm, encoder.attn_pool = nn.Identity(), nn.Identity(), None
         self.left_out += ('norm', 'fc_norm', 'attn_pool', 'head')
 
     def embed(self, image: Tensor) -> tuple[Tensor, Size]:
-        encoder, size = self.encoder, self.patch_size
-        image = F.pad(image, (0, -image.shape[3] % size, 0, -image.shape[2] % size))
+        encoder = self.encoder
         x = encoder.patch_embed(image)
         hw = x.shape[1], x.shape[2]
         return encoder.norm_pre(encoder.patch_drop(encoder._pos_embed(x))), hw

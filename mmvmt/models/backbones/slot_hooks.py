@@ -1,0 +1,109 @@
+"""The hooks that fill the slots of an encoder's own blocks."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from mmvmt.adapters.base import Method
+
+from .layouts import Layout
+from .slots import Fills, fill
+
+
+class Run:
+    """What the hooks of a block know of the run that they are in; outside of one there is nothing to fill."""
+
+    def __init__(self) -> None:
+        self.hw: tuple[int, int] | None = None
+        self.hw_behind: tuple[int, int] | None = None
+        self.fills: Fills = {}
+        self.tapped: list[Tensor] = []
+        self.streams: dict[str, Tensor] = {}
+
+
+class SlotHook:
+    """Base of the hooks of one slot. Objects, since a copy of an encoder has to have hooks of its own.
+
+    Args:
+        current: The block's.
+        slot: The slot.
+        layout: The layout of the encoder.
+    """
+
+    def __init__(self, current: Run, slot: str, layout: Layout) -> None:
+        self.current, self.slot = current, slot
+        self.in_windows = slot in layout.in_windows
+        self.channels_first = layout.channels_first and slot in layout.branches
+
+    def fill(self, inputs: Tensor, outputs: Tensor, **side: bool) -> Tensor:
+        """Run the methods of the slot."""
+        fills = self.current.fills
+        if self.slot not in fills:
+            return outputs
+        if self.in_windows:
+            edge = math.isqrt(outputs.shape[-2])
+            return fill(fills, self.slot, inputs, outputs, hw=(edge, edge), **side)
+        if outputs.ndim == 3:
+            return self.fill_tokens(inputs, outputs, side)
+        # Maps become tokens and maps again.
+        axes = (2, 3) if self.channels_first else (1, 2)
+        size = tuple(outputs.shape[axis] for axis in axes)
+        inputs, outputs = (x if x.ndim == 3 else x.flatten(*axes) for x in (inputs, outputs))
+        if not self.channels_first:
+            return self.fill_tokens(inputs, outputs, side).unflatten(1, size)
+        adapted = self.fill_tokens(inputs.transpose(1, 2), outputs.transpose(1, 2), side)
+        return adapted.transpose(1, 2).unflatten(2, size)
+
+    def fill_tokens(self, inputs: Tensor, outputs: Tensor, side: dict[str, bool]) -> Tensor:
+        """The same for ``(B, N, C)``."""
+        fills, current = self.current.fills, self.current
+        hw, tapped = current.hw if self.slot == 'qkv' else current.hw_behind, current.tapped
+        extra = outputs.shape[-2] - hw[0] * hw[1]
+        if not extra or all(type(f.method).adapt_map is Method.adapt_map for f in fills[self.slot]):
+            return fill(fills, self.slot, inputs, outputs, tapped, hw=None if extra else hw, **side)
+        # Class and register tokens and prompts, in front, stand at no place among those of the map.
+        taps: tuple[list[Tensor], list[Tensor]] = ([], [])
+        adapted = [
+            fill(fills, self.slot, inputs[:, part], outputs[:, part], of_part, hw=size, **side)
+            for part, of_part, size in zip((slice(extra), slice(extra, None)), taps, (None, hw))
+        ]
+        tapped.extend(torch.cat(of_parts, dim=1) for of_parts in zip(*taps))
+        return torch.cat(adapted, dim=1)
+
+
+class AtLayer(SlotHook):
+    """Behind a linear layer: adapts its outputs."""
+
+    def __call__(self, module: nn.Module, args: tuple[Tensor, ...], outputs: Tensor) -> Tensor:
+        return self.fill(args[0], outputs)
+
+
+class AtEntry(SlotHook):
+    """In front of a branch: notes the stream."""
+
+    def __call__(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        if self.slot in self.current.fills:
+            self.current.streams[self.slot] = args[0]
+
+
+class InFrontOfDropPath(SlotHook):
+    """Adapts what a branch puts out, in front of drop path."""
+
+    def __call__(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        streams = self.current.streams
+        if self.slot not in streams:
+            return args
+        return self.fill(streams[self.slot], args[0], inside_drop_path=True), *args[1:]
+
+
+class AtEnd(SlotHook):
+    """Adapts what a branch adds to the stream."""
+
+    def __call__(self, module: nn.Module, args: tuple[Tensor, ...], outputs: Tensor) -> Tensor:
+        streams = self.current.streams
+        if self.slot not in streams:
+            return outputs
+        return self.fill(streams.pop(self.slot), outputs, inside_drop_path=False)

@@ -61,7 +61,11 @@ def test_weights_of_the_library_give_its_features(family, tmp_path):
 def test_weights_of_another_encoder_are_refused_by_name(family, tmp_path):
     _, weights = written_by_the_library(family)
     block = 'stages.1.blocks.1.' if 'stages.1.blocks.1.norm1.weight' in weights else 'layers.1.1.1.'
-    block = next(p for p in (block, 'layers.3.', 'blocks.3.', 'stages.1.blocks.1.') if any(name.startswith(p) for name in weights))
+    block = next(
+        p
+        for p in (block, 'layers.3.', 'blocks.3.', 'stages.1.blocks.1.')
+        if any(name.startswith(p) for name in weights)
+    )
     lacking = {name: value for name, value in weights.items() if not name.startswith(block)}
     besides = weights | {
         name.replace(block, block[:-2] + '77.'): v for name, v in weights.items() if name.startswith(block)

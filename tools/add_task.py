@@ -17,7 +17,7 @@ from torch import Tensor
 
 import mmvmt  # noqa: F401  makes the scope known before the config is read
 from mmvmt.apis.tasks import add_task, enlarged_config, head_config, training_config
-from mmvmt.apis.weights import build_model, load_weights
+from mmvmt.apis.weights import build_model, declare_tasks_of, load_weights
 from mmvmt.engine.adapter_file import read_adapter
 from mmvmt.engine.files import latest_checkpoint, write_atomically
 from mmvmt.engine.inputs import comes_without_encoder, is_there, missing_inputs
@@ -77,7 +77,9 @@ def declaration_of(task: str, given: Sequence[str] | None) -> dict[str, Any]:
         raise ValueError(f'--declare takes key=value pairs or one file, got {wrong[0]!r}')
     parser = argparse.ArgumentParser()
     parser.add_argument('--declare', nargs='+', action=DictAction)
-    return parser.parse_args(['--declare', *given]).declare
+    declared = Config()
+    declared.merge_from_dict(parser.parse_args(['--declare', *given]).declare)
+    return declared.to_dict()
 
 
 def read_images(cfg: Config, number: int) -> list[dict[str, Any]]:
@@ -128,6 +130,7 @@ def main(argv: list[str] | None = None) -> int:
         work_dir = args.work_dir or osp.join('work_dirs', f'{name}_{args.task}')
         args.checkpoint = osp.expanduser(args.checkpoint)
         cfg = read_config(args.config, args.cfg_options, args.data_root, work_dir)
+        declare_tasks_of(cfg, args.checkpoint, args.trust_checkpoint)
         declare_tasks({args.task: declaration_of(args.task, args.declare)})
         head = head_config(cfg, args.task, args.head)
         enlarged = enlarged_config(cfg, args.task, head)

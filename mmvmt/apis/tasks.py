@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mmvmt.engine.run_config import dataset_cfgs, name_types
 from mmvmt.models import MultiTaskEncoderDecoder
-from mmvmt.models.task_heads import output_config
+from mmvmt.models.task_heads import heads_by_task, output_config
 from mmvmt.models.wrappers import is_sharded, unwrapped
 from mmvmt.structures import TASKS, check_tasks, declarations, declare_tasks
 
@@ -91,7 +91,7 @@ def head_config(cfg: Config, task: str, options: Mapping[str, Any] | None = None
         ValueError: The task is unknown or in the config already, or it has classes and no ``output.num_classes``.
     """
     check_tasks((task,))
-    heads = cfg.model.heads
+    heads = heads_by_task(cfg.model.heads, cfg.model.get('tasks'))
     if task in heads:
         raise ValueError(f'the config has a head for task {task!r} already; its tasks are {", ".join(heads)}')
     head = {key: _of_any_task(value) for key, value in next(iter(heads.values())).items() if key != 'output'}
@@ -125,7 +125,8 @@ def enlarged_config(cfg: Config, task: str, head: Mapping[str, Any]) -> Config:
         ValueError: An evaluator has no dictionary of metrics by task.
     """
     cfg = copy.deepcopy(cfg)
-    cfg.model.heads[task] = copy.deepcopy(dict(head))
+    heads = heads_by_task(cfg.model.heads, cfg.model.get('tasks'))
+    cfg.model.heads = {name: copy.deepcopy(dict(one)) for name, one in {**heads, task: head}.items()}
     name_types(cfg)
     _set_data_tasks(cfg, list(cfg.model.heads))
     cfg.model.backbone.pop('tasks', None)

@@ -23,10 +23,11 @@ from mmvmt.models.identity import (
     load_pretrained,
 )
 from mmvmt.models.model_checkpoint import check_complete, named_as
+from mmvmt.models.task_heads import heads_by_task
 from mmvmt.models.weight_checks import check_tensors
 from mmvmt.models.wrappers import unwrapped
 from mmvmt.registry import MODELS
-from mmvmt.structures import TASKS, meet_declarations
+from mmvmt.structures import TASKS, meet_declarations, register_task
 
 
 def build_model(cfg: Config) -> nn.Module:
@@ -36,20 +37,25 @@ def build_model(cfg: Config) -> nn.Module:
 
 
 def declare_tasks_of(cfg: Config, path: str | os.PathLike, trusted: bool = False) -> None:
-    """Make the tasks known that a config names without declaring them, from the file of weights that has them.
+    """Make the tasks of a model known before it is built: those that its config declares and, if it names others that
+    nobody knows, those that a file of weights declares.
 
     Args:
-        cfg: The config of the model, which is not built yet.
-        path: A checkpoint, or an adapter file, as in :func:`load_weights`.
+        cfg: The config.
+        path: A checkpoint, or an adapter file, as in :func:`load_weights`; it need not exist.
         trusted: As there.
 
     Raises:
-        ValueError: The file has another task by the name of one that is known, or is damaged.
+        ValueError: The config declares a task wrongly, or the file has another task by the name of one that is known,
+            or is damaged.
     """
     model, path = cfg.get('model') or {}, os.path.expanduser(os.fspath(path))
-    declared = model.get('tasks')
-    declared = declared if isinstance(declared, Mapping) else {}
-    if all(task in TASKS or declared.get(task) for task in model.get('heads') or ()) or not osp.isfile(path):
+    tasks = model.get('tasks')
+    if isinstance(tasks, Mapping):
+        for task, fields in tasks.items():
+            if fields:
+                register_task(task, **fields)
+    if all(task in TASKS for task in heads_by_task(model.get('heads') or {}, tasks)) or not osp.isfile(path):
         return
     if is_adapter_file(path):
         read_adapter(path)

@@ -18,7 +18,7 @@ from .gradients_at_once import loss_with_gradients
 from .losses import sum_of_losses
 from .model_checkpoint import check_model_checkpoint
 from .sliding import checked_test_cfg, slide
-from .task_heads import Neck, TaskHead, output_config
+from .task_heads import Neck, TaskHead, heads_by_task, output_config
 from .task_heads.base import first_of, upsample
 from .training_subset import TrainingSubset
 
@@ -74,8 +74,7 @@ class MultiTaskEncoderDecoder(BaseModel):
     ) -> None:
         super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
         declared = None if tasks is None else declare_tasks(tasks)
-        if 'type' in heads and declared is not None:
-            heads = dict.fromkeys(declared, heads)
+        heads = heads_by_task(heads, declared)
         if declared is not None and sorted(declared) != sorted(heads):
             raise ValueError(f'model.tasks {list(declared)} differ from the heads {list(heads)}')
         self.tasks = check_tasks(heads)

@@ -9,6 +9,7 @@ from .outputs import (
     TaskOutput,
     UnitVectorOutput,
     ValuesOutput,
+    heads_by_task,
     output_config,
 )
 from .segmentor import SegmentorHead
@@ -25,5 +26,6 @@ __all__ = [
     'TaskOutput',
     'UnitVectorOutput',
     'ValuesOutput',
+    'heads_by_task',
     'output_config',
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -312,6 +312,11 @@ class ValuesOutput(TaskOutput):
 _OUTPUTS = dict(
     classes=ClassesOutput, binary=ProbabilityOutput, vectors=UnitVectorOutput, metric=DepthOutput, values=ValuesOutput
 )
+
+
+def heads_by_task(heads: Mapping[str, Any], tasks: Iterable[str] | None) -> Mapping[str, Any]:
+    """Configs of heads by task, of which a config may hold one for all ``tasks``."""
+    return dict.fromkeys(tasks, heads) if 'type' in heads and tasks is not None else heads
 
 
 def output_config(task: Task, cfg: Mapping[str, Any] | None = None, with_loss: bool = True) -> dict[str, Any]:

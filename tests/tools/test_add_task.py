@@ -11,7 +11,7 @@ from tiny import perturb
 from mmvmt.apis.tasks import enlarged_config, head_config, training_config
 from mmvmt.apis.weights import build_model, load_weights
 from mmvmt.models.checkpoint import read_checkpoint
-from mmvmt.structures import TASKS, Task
+from mmvmt.structures import TASKS, Task, declare_tasks
 
 OLD_TASKS = ('semseg', 'human_parts', 'saliency', 'normals')
 OPTIONS = [
@@ -99,6 +99,8 @@ def test_the_enlarged_model_is_tested_as_any_other(added):
             'add_task.py: the config has no val_dataloader',
         ),
         (['--task', 'heights'], 1, "add_task.py: unknown task 'heights'"),
+        (['--task', 'heights', '--declare', 'kind=sets'], 1, "add_task.py: task 'heights': kind must be one of"),
+        (['--task', 'depth', '--declare', 'kind=binary'], 1, "add_task.py: task 'depth' is declared as"),
         (['--task', 'depth', '--data-root', 'nowhere'], 2, "data: folder 'nowhere' does not exist"),
         (
             ['--task', 'depth', '--head', 'output.type=mmvmt.UnitVectorOutput'],
@@ -147,6 +149,47 @@ def test_classes_need_their_number_and_get_their_metric(tiny_config):
     assert (head['type'], head['channels']) == ('mmvmt.MLPHead', 8)
     enlarged = enlarged_config(cfg, 'human_parts', head)
     assert enlarged.val_evaluator.metrics.human_parts == dict(type='mmvmt.IoUMetric', num_classes=7)
+
+
+def test_a_declared_task_goes_into_every_part_of_the_config(tiny_config):
+    cfg = Config.fromfile(tiny_config)
+    flow = dict(kind='values', channels=2, loss=dict(type='mmvmt.HuberPixelLoss'))
+    declare_tasks(dict(flow=flow))
+    for evaluator in ('val_evaluator', 'test_evaluator'):
+        cfg[evaluator] = dict(type='mmvmt.MultiTaskEvaluator', metrics=None, tasks=list(OLD_TASKS))
+    head = head_config(cfg, 'flow')
+    assert head['output'] == dict(type='mmvmt.ValuesOutput', channels=2, loss=flow['loss'])
+    enlarged = enlarged_config(cfg, 'flow', head)
+    declared = {task: {} for task in OLD_TASKS} | dict(flow=flow)
+    assert enlarged.model.tasks == declared
+    assert enlarged.train_dataloader.dataset.tasks == declared
+    assert enlarged.val_evaluator.tasks == declared
+    plan = training_config(enlarged, 'flow', load_from='start.pth')
+    assert plan.train_dataloader.dataset.tasks == plan.val_evaluator.tasks == dict(flow=flow)
+    assert plan.val_evaluator.metrics == dict(flow=dict(type='mmvmt.ValuesMetric'))
+    assert plan.model.tasks == declared
+
+
+def test_one_head_for_all_tasks_becomes_one_each(tiny_config):
+    cfg = Config.fromfile(tiny_config)
+    cfg.model.tasks, cfg.model.heads = list(OLD_TASKS), dict(type='mmvmt.MLPHead', channels=8)
+    enlarged = enlarged_config(cfg, 'depth', head_config(cfg, 'depth'))
+    assert list(enlarged.model.heads) == list(enlarged.model.tasks) == [*OLD_TASKS, 'depth']
+    assert enlarged.model.heads.semseg == dict(type='mmvmt.MLPHead', channels=8)
+
+
+def test_a_task_is_declared_by_pairs_or_by_a_file(tool, tmp_path):
+    declaration_of = tool.__globals__['declaration_of']
+    assert declaration_of('lanes', None) == {}
+    pairs = ['kind=values', 'channels=2', 'loss.type=mmvmt.L2PixelLoss', 'axes=(left,up)']
+    expected = dict(kind='values', channels=2, loss=dict(type='mmvmt.L2PixelLoss'), axes=('left', 'up'))
+    assert declaration_of('lanes', pairs) == expected
+    (tmp_path / 'tasks.json').write_text(json.dumps(dict(tasks=dict(lanes=dict(kind='binary')))))
+    assert declaration_of('lanes', [str(tmp_path / 'tasks.json')]) == dict(kind='binary')
+    with pytest.raises(ValueError, match=r"tasks.json declares no task 'edges': its entry tasks is"):
+        declaration_of('edges', [str(tmp_path / 'tasks.json')])
+    with pytest.raises(ValueError, match="--declare takes key=value pairs or one file, got 'classes'"):
+        declaration_of('lanes', ['kind=classes', 'classes'])
 
 
 def test_references_go_where_they_lack_the_new_task(tiny_config):

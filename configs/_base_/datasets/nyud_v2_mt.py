@@ -52,7 +52,8 @@ val_evaluator = dict(
     protocol='mti',
     metrics=dict(
         semseg=dict(type='mmvmt.IoUMetric', num_classes=40),
-        depth=dict(type='mmvmt.DepthMetric'),
+        # As peers bound predictions; it matters to the logarithm alone.
+        depth=dict(type='mmvmt.DepthMetric', min_depth=1e-9),
         normals=dict(type='mmvmt.NormalsMetric'),
         edge=dict(type='mmvmt.EdgeMetric', max_dist=0.011, num_workers=4),
     ),

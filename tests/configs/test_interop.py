@@ -164,7 +164,8 @@ def test_the_shipped_examples_build(name):
     init_default_scope(cfg.default_scope)
     model = MODELS.build(cfg.model)
     assert isinstance(model.backbone, AdaptedBackbone if 'encoder' in cfg.model.backbone else AdaptedSwin)
-    assert model.backbone.init_cfg['checkpoint'].startswith('https://')
+    # A link, or the file that mmsegmentation's config asks for.
+    assert model.backbone.init_cfg['checkpoint'].startswith(('https://', 'pretrain/'))
     groups = parameter_groups(model)
     (metadata,) = (entry['Metadata'] for entry in METAFILE['Models'] if entry['Config'] == f'configs/interop/{name}')
     assert metadata['Parameters'] == sum(map(count, groups.values()))
@@ -203,6 +204,32 @@ OWN_ENCODERS = {
         dict(embed_dims=8, num_layers=[1, 1, 1, 1], num_heads=[1, 2, 4, 8], mlp_ratio=2, init_cfg=None),
         dict(in_channels=[8, 16, 32, 64], channels=8, norm_cfg=dict(type='BN')),
     ),
+    'upernet_vit-b16_vmt_ade20k.py': (
+        dict(img_size=(64, 64), embed_dims=16, num_layers=4, num_heads=2, out_indices=(0, 1, 2, 3)),
+        dict(in_channels=[16, 16, 16, 16], channels=8, norm_cfg=dict(type='BN')),
+    ),
+    'upernet_beit-b_lora_ade20k.py': (
+        dict(img_size=(64, 64), embed_dims=16, num_layers=4, num_heads=2, out_indices=(0, 1, 2, 3)),
+        dict(in_channels=[16, 16, 16, 16], channels=8, norm_cfg=dict(type='BN')),
+    ),
+    'setr_vit-l_vpt_ade20k.py': (
+        dict(img_size=(64, 64), embed_dims=16, num_layers=4, num_heads=2, out_indices=(0, 1, 2, 3), init_cfg=None),
+        dict(in_channels=16, channels=8, norm_cfg=dict(type='BN')),
+    ),
+    'dpt_vit-b16_vmt_ade20k.py': (
+        dict(img_size=32, embed_dims=16, num_layers=4, num_heads=2, out_indices=(0, 1, 2, 3)),
+        dict(
+            in_channels=(16, 16, 16, 16),
+            embed_dims=16,
+            channels=8,
+            post_process_channels=[4, 4, 8, 8],
+            norm_cfg=dict(type='BN'),
+        ),
+    ),
+    'upernet_twins-svt-s_vmt_ade20k.py': (
+        dict(embed_dims=[8, 16, 32, 64], depths=[2, 2, 2, 2], num_heads=[1, 2, 4, 8], init_cfg=None),
+        dict(in_channels=[8, 16, 32, 64], channels=8, norm_cfg=dict(type='BN')),
+    ),
     'segmenter_vit-s_lora_ade20k.py': (
         dict(img_size=(64, 64), embed_dims=16, num_layers=2, num_heads=2),
         dict(in_channels=16, channels=16, embed_dims=16, num_heads=2, num_layers=1),
@@ -218,6 +245,17 @@ def test_configs_whose_own_encoder_is_adapted_train_and_predict(name):
     cfg.model.pretrained = None
     cfg.model.backbone.encoder.update(encoder)
     cfg.model.decode_head.update(head)
+    if cfg.model.get('neck'):
+        sizes = dict(
+            MultiLevelNeck=dict(in_channels=head['in_channels'], out_channels=16), Feature2Pyramid=dict(embed_dim=16)
+        )
+        cfg.model.neck.update(sizes[cfg.model.neck.type])
+        cfg.model.neck.pop('norm_cfg', None)
+    auxiliary = cfg.model.get('auxiliary_head') or []
+    for other in auxiliary if isinstance(auxiliary, list) else [auxiliary]:
+        widths = head['in_channels']
+        width = widths[other.in_index] if isinstance(widths, list) else widths
+        other.update(in_channels=width, channels=8, norm_cfg=dict(type='BN'))
     cfg.model.data_preprocessor.size = (64, 64)
     cfg.model.test_cfg = dict(mode='whole')
     set_random_seed(0)

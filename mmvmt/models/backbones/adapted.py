@@ -15,7 +15,7 @@ from mmvmt.models.frozen_linear import use_onednn
 from mmvmt.models.training_subset import TrainingSubset
 from mmvmt.structures import TaskDeclarations, declare_tasks
 
-from .passes import PartNames, run_passes
+from .passes import PartNames, as_type, maps_of, run_passes
 from .plugins import build_method, check_together
 
 UNNAMED_TASK = 'default'
@@ -252,21 +252,10 @@ class AdaptedEncoder(BaseModule):
             features = self._encode(x, wanted)
         if mixed_outside:
             return features
-        if self.tasks is None:
-            return tuple(feature.to(x.dtype) for feature in features)
-        return {task: tuple(feature.to(x.dtype) for feature in maps) for task, maps in features.items()}
+        return as_type(features, x.dtype)
 
     def _encode(self, x: Tensor, tasks: tuple[str, ...]) -> Features | dict[str, Features]:
-        features, shared = {}, {}
-        for task, stream in run_passes(self, x, tasks).items():
-            maps = dict(shared)
-            for index in self.out_indices:
-                if index not in shared:
-                    tap = stream.taps[index]
-                    maps[index] = self.to_map(tap[task] if isinstance(tap, dict) else tap, stream.sizes[index])
-            if not self.per_task:  # one stream, of which tasks have a map in common unless it left by task
-                shared = {index: x for index, x in maps.items() if not isinstance(stream.taps[index], dict)}
-            features[task] = tuple(maps[index] for index in self.out_indices)
+        features = maps_of(self, run_passes(self, x, tasks))
         return features if self.tasks is not None else self._normed(features[UNNAMED_TASK])
 
     def _normed(self, maps: Features) -> Features:

@@ -154,6 +154,11 @@ class AdaptedBackbone(AdaptedEncoder):
         super().__init__(inner if init_cfg is None else init_cfg)
         plain = build_timm(cfg) if cfg.get('type') == 'timm' else MODELS.build(cfg)
         layout = layout_for(plain)
+        if tasks is not None and layout.class_token_leaves:
+            raise ValueError(
+                f'{encoder_name(type(plain))} gives its class token beside every map, which no head of a task reads; '
+                f'set encoder.output_cls_token=False'
+            )
         own = (*dict(plain.named_children()), *dict(plain.named_parameters(recurse=False)))
         taken = [name for name in own if hasattr(self, name)]
         if taken:
@@ -219,9 +224,13 @@ class AdaptedBackbone(AdaptedEncoder):
         inside = {module: (name, own) for name, part in parts.items() for module, own in part.inside.items()}
         return PartNames('embedding', blocks, transitions, inside)
 
-    def to_map(self, tokens: Tensor, hw: tuple[int, int]) -> Tensor:
-        """Tokens ``(B, prefix + H * W, C)`` as a map ``(B, C, H, W)``, without class and register tokens."""
-        return super().to_map(tokens[:, self.layout.prefix :], hw)
+    def to_map(self, tokens: Tensor, hw: tuple[int, int]) -> Tensor | list[Tensor]:
+        """Tokens ``(B, prefix + H * W, C)`` as a map ``(B, C, H, W)``, without class and register tokens.
+
+        Where the plain encoder gives its class token too, a list of the map and of that, ``(B, C)``.
+        """
+        made = super().to_map(tokens[:, self.layout.prefix :], hw)
+        return [made, tokens[:, 0]] if self.layout.class_token_leaves else made
 
     def drop_output_norms(self) -> None:
         for index in self.layout.output_norms:
@@ -260,11 +269,13 @@ class AdaptedBackbone(AdaptedEncoder):
             return super()._encode(x, tasks)
         features = super()._encode(F.pad(x, (0, columns, 0, rows)), tasks)
 
+        known: dict[int, Tensor] = {}  # maps that tasks have in common stay so
+
         def cut(maps: Features) -> Features:
-            sizes = (
-                (-(-m.shape[2] * height // (height + rows)), -(-m.shape[3] * width // (width + columns))) for m in maps
-            )
-            return tuple(m[:, :, :h, :w] for m, (h, w) in zip(maps, sizes))
+            for m in maps:
+                h, w = -(-m.shape[2] * height // (height + rows)), -(-m.shape[3] * width // (width + columns))
+                known.setdefault(id(m), m[:, :, :h, :w])
+            return tuple(known[id(m)] for m in maps)
 
         return cut(features) if self.tasks is None else {task: cut(maps) for task, maps in features.items()}
 
@@ -273,13 +284,14 @@ class AdaptedBackbone(AdaptedEncoder):
         return {index: norm for index, norm in norms.items() if not isinstance(norm, nn.Identity)}
 
     def _normed(self, maps: Features) -> Features:
-        normed = []
-        for index, feature in zip(self.out_indices, maps):
-            if index in self.layout.leaving_norms:
-                norm = self.get_submodule(self.layout.leaving_norms[index])
-                feature = norm(feature.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-            normed.append(feature.contiguous())
-        return tuple(normed)
+        def leaving(feature: Tensor | list[Tensor], norm: nn.Module) -> Tensor | list[Tensor]:
+            if isinstance(feature, list):
+                return [leaving(feature[0], norm), norm(feature[1])]
+            return norm(feature.permute(0, 2, 3, 1)).permute(0, 3, 1, 2).contiguous()
+
+        names, none = self.layout.leaving_norms, nn.Identity()
+        norms = (self.get_submodule(names[index]) if index in names else none for index in self.out_indices)
+        return tuple(leaving(feature, norm) for feature, norm in zip(maps, norms))
 
     def _named(self, names: Sequence[str]) -> dict[str, nn.Module]:
         return {name: self.get_submodule(name) for name in names}

@@ -176,6 +176,30 @@ def run_passes(encoder: AdaptedEncoder, image: Tensor, tasks: tuple[str, ...]) -
     }
 
 
+def maps_of(encoder: AdaptedEncoder, streams: dict[str, Stream]) -> dict[str, tuple[Tensor, ...]]:
+    """What leaves the stages, as maps for every task."""
+    features, shared = {}, {}
+    for task, stream in streams.items():
+        maps = dict(shared)
+        for index in encoder.out_indices:
+            if index not in shared:
+                tap = stream.taps[index]
+                maps[index] = encoder.to_map(tap[task] if isinstance(tap, dict) else tap, stream.sizes[index])
+        if not encoder.per_task:  # one stream, of which tasks have a map in common unless it left by task
+            shared = {index: x for index, x in maps.items() if not isinstance(stream.taps[index], dict)}
+        features[task] = tuple(maps[index] for index in encoder.out_indices)
+    return features
+
+
+def as_type(features: Any, dtype: torch.dtype) -> Any:
+    """What leaves an encoder, in another type."""
+    if isinstance(features, Tensor):
+        return features.to(dtype)
+    if isinstance(features, dict):
+        return {task: as_type(maps, dtype) for task, maps in features.items()}
+    return type(features)(as_type(feature, dtype) for feature in features)
+
+
 def _substitutes(encoder: AdaptedEncoder, task: str | None) -> dict[str, Parameters]:
     """What stands in for parameters in the pass of a task, by the part that is run with it; None: in all passes.
 

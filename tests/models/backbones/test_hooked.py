@@ -263,7 +263,7 @@ def test_an_unknown_encoder_is_refused_with_those_that_are_known():
     'kind, options, message',
     [
         ('mmpretrain.VisionTransformer', dict(out_type='cls_token'), r"set encoder\.out_type='featmap'"),
-        ('mmseg.VisionTransformer', dict(output_cls_token=True), r'set encoder\.output_cls_token=False'),
+        ('mmseg.VisionTransformer', dict(out_origin=True), r'set encoder\.out_origin=False'),
         ('timm.VisionTransformer', dict(out_indices=(3, 1)), r'out_indices must be blocks in their order, from 0 to 3'),
         ('timm.VisionTransformer', dict(out_indices=None), r'out_indices must be blocks in their order'),
         ('timm.VisionTransformer', dict(model_name='no_such_model'), r"timm .* knows, got 'no_such_model'"),
@@ -274,6 +274,18 @@ def test_an_unknown_encoder_is_refused_with_those_that_are_known():
 def test_options_that_give_no_maps_are_refused(kind, options, message):
     with pytest.raises(ValueError, match=message):
         MODELS.build(adapted(kind, **options))
+
+
+def test_class_tokens_leave_beside_the_maps_as_heads_such_as_dpt_read_them():
+    theirs, ours = (make('mmseg.VisionTransformer', output_cls_token=True) for make in (plain, adapted))
+    ours = MODELS.build(ours).eval()
+    perturb(theirs)
+    ours.load_state_dict(theirs.state_dict())
+    for (a_map, a_token), (b_map, b_token) in zip(theirs(images()), ours(images())):
+        torch.testing.assert_close(b_map, a_map, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(b_token, a_token, atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match=r'class token beside every map.* set encoder\.output_cls_token=False'):
+        tiny_encoder(adapted('mmseg.VisionTransformer', output_cls_token=True), TASKS)
 
 
 def test_slots_that_a_family_lacks_are_refused_by_name():

@@ -126,6 +126,9 @@ class Layout:
     prefix: int = 0
     """Number of tokens in front of those of the map: class and register tokens."""
 
+    class_token_leaves: bool = False
+    """Whether the plain encoder gives pairs of a map and the class token."""
+
     patch_size: int
     """Edge of an image patch, pixels."""
 

@@ -21,7 +21,8 @@ class MMSegViTLayout(Columnar):
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__(encoder, 'layers', tuple(encoder.out_indices), encoder.pos_embed.shape[-1])
-        self.refuse(output_cls_token=False, out_origin=False)
+        self.refuse(out_origin=False)
+        self.class_token_leaves = encoder.output_cls_token
         for block in encoder.layers:
             fuse(block.attn.attn, to_itself=True)
         self.prefix = int(encoder.with_cls_token)

@@ -83,7 +83,8 @@ def convert(
             for frames in film.batches(batch_size):
                 for prediction in inferencer.predict(frames, batch_size=batch_size):
                     image = cv2.cvtColor(prediction.image, cv2.COLOR_BGR2RGB)
-                    picture = draw_grid(image, prediction.maps, columns, depth_range, inferencer.axes)
+                    meta = inferencer.dataset_meta
+                    picture = draw_grid(image, prediction.maps, columns, depth_range, inferencer.axes, meta)
                     if writer is None:
                         size = picture.shape
                         writer = _writer(out, frame_rate, picture.shape[1], picture.shape[0])

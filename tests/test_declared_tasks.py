@@ -1,6 +1,7 @@
 """A model of tasks that the package does not know: trained, predicting, in files, enlarged, exported."""
 
 import json
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -14,6 +15,7 @@ import mmvmt
 from mmvmt.apis import MultiTaskInferencer
 from mmvmt.apis.tasks import add_task
 from mmvmt.apis.weights import build_model, declare_tasks_of, load_weights
+from mmvmt.engine import MethodRecordHook
 from mmvmt.engine.adapter_file import read_adapter, save_adapter
 from mmvmt.models.export import MultiTaskGraph
 from mmvmt.models.identity import TASKS_KEY, model_record
@@ -145,6 +147,18 @@ def test_a_file_of_another_task_by_the_same_name_is_refused(saved):
     model = build_model(Config(dict(model=model_cfg(DECLARED | dict(lanes=dict(kind='classes', classes=2))))))
     with pytest.raises(ValueError, match=r"model.pth' has another task 'lanes'"):
         load_weights(model, folder / 'model.pth')
+
+
+def test_a_checkpoint_of_a_run_says_its_tasks_and_is_compared():
+    model = tiny_model(('saliency', 'lanes'), tasks=dict(saliency={}, lanes=dict(kind='binary')))
+    runner = SimpleNamespace(model=model, work_dir='run', _load_from='run/iter_2.pth', _resume=False)
+    checkpoint = dict(meta={}, state_dict=model.state_dict())
+    MethodRecordHook().before_save_checkpoint(runner, checkpoint)
+    assert checkpoint['meta'][TASKS_KEY] == dict(lanes=dict(kind='binary'))
+    MethodRecordHook().after_load_checkpoint(runner, checkpoint)
+    checkpoint['meta'][TASKS_KEY] = dict(lanes=dict(kind='metric'))
+    with pytest.raises(ValueError, match=r"checkpoint 'run/iter_2.pth' has another task 'lanes' .*'metric'.*'binary'"):
+        MethodRecordHook().after_load_checkpoint(runner, checkpoint)
 
 
 def test_the_inferencer_takes_maps_from_a_model_that_a_file_declares(saved, tmp_path):

@@ -44,8 +44,11 @@ _SUITABLE_MOTIONS = {
 }
 _MOTION_CHANNELS = {'direction': (2, 3), 'displacement': (2,), 'disparity': (1,)}
 _NAME = re.compile(r'[A-Za-z][A-Za-z0-9_-]*')
-# As keys of a pipeline's results these belong to other packages and to the tracking of pixels.
-_TAKEN = ('seg_map', 'bboxes', 'bboxes_labels', 'keypoints', 'pixel_places', 'ignore_flags')
+# Tasks are fields of samples and names of modules, and must not hide what these have by the same name; the last are
+# keys of a pipeline's results that belong to other packages and to the tracking of pixels.
+_TAKEN = {name for kind in (PixelData, torch.nn.ModuleDict, torch.nn.ParameterDict) for name in dir(kind())}
+_TAKEN |= {'init_cfg', 'init_weights', 'is_init'}
+_TAKEN |= {'seg_map', 'bboxes', 'bboxes_labels', 'keypoints', 'pixel_places', 'ignore_flags'}
 
 
 def _tuples(value: Any) -> Any:
@@ -139,8 +142,7 @@ class Task:
     def _check_name(self) -> None:
         name = self.name
         usable = isinstance(name, str) and _NAME.fullmatch(name) is not None and 'loss' not in name
-        # Tasks are fields of samples and names of modules, and must not hide what these have by the same name.
-        if not usable or name in _TAKEN or hasattr(PixelData, name) or hasattr(torch.nn.ModuleDict, name):
+        if not usable or name in _TAKEN:
             raise ValueError(
                 f'{name!r} cannot be the name of a task: it must be of letters, digits, _ and -, begin with a letter, '
                 f"not hold 'loss', and not be a name of PyTorch's modules or of MMEngine's samples, such as 'values'; "

@@ -164,7 +164,9 @@ def test_wrong_declarations(fields, message):
     assert 'own' not in TASKS
 
 
-@pytest.mark.parametrize('name', ['values', 'type', 'seg_map', 'a.b', 'loss_map', '', '1st', 'keys'])
+@pytest.mark.parametrize(
+    'name', ['values', 'type', 'training', 'init_cfg', 'seg_map', 'a.b', 'loss_map', '', '1st', 'keys']
+)
 def test_names_that_stand_for_something_else(name):
     with pytest.raises(ValueError, match='cannot be the name of a task'):
         register_task(name, kind='binary')

@@ -40,7 +40,7 @@ benchmark-methods: setup ## compare all methods under one protocol (hours; goes 
 	$(VENV_PYTHON) -m snakemake -s benchmarks/methods/Snakefile --directory $(or $(OUT),work_dirs/comparison) \
 	    --cores $$(nproc) --keep-going --rerun-incomplete $(METHODS_ARGS)
 
-benchmark-speed: setup ## measure time and memory on this machine (a quarter of an hour on 2 cores)
+benchmark-speed: setup ## measure time and memory on this machine (20 minutes on 2 cores)
 	mkdir -p $(or $(OUT),work_dirs/speed)
 	$(VENV_PYTHON) -m benchmarks.speed $(SPEED_ARGS) --json $(or $(OUT),work_dirs/speed)/rows.json
 

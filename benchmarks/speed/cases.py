@@ -1,12 +1,12 @@
-"""What the benchmark of speed runs: models of ours, what they are compared with, and their training steps."""
+"""What is run: models of ours and what they are compared with, trained or in evaluation.
 
-from __future__ import annotations
+A case is a function that builds what it runs from the seed, so that cases that are compared have the same weights,
+inputs and labels, and returns a :data:`Run`.
+"""
 
-import copy
 import functools
-import time
+import itertools
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,20 +16,17 @@ import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.structures import PixelData
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from mmvmt.models import MultiTaskEncoderDecoder
+from mmvmt.compat import check_records_graphs
 from mmvmt.registry import MODELS
-from mmvmt.structures import IGNORE_INDEX, TASKS, MultiTaskDataSample
+from mmvmt.structures import TASKS, MultiTaskDataSample, declare_tasks
 
-from .measurement import Run, alternate
+from .measurement import Run
 
+CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
+VMT = 'vmt/swin_t_pascal'
 FOUR_TASKS = ('semseg', 'human_parts', 'saliency', 'normals')
-FIFTH_TASK = 'edge'
 ENCODER, WHOLE = 'encoder', 'whole model'
-
-TOLERANCE = 1e-4
-"""Largest difference of outputs that count as equal."""
 
 
 @dataclass(frozen=True)
@@ -40,30 +37,28 @@ class Settings:
     seed: int = 0  # of weights, inputs and scenes
     threads: int = 1  # of PyTorch
     image: int = 448  # side of the square images in pixels
-    task_image: int = 224  # the same where up to 32 tasks are run
+    small_image: int = 224  # the same where there are many tasks or many encoders
     batch: int = 2
-    encoders: tuple[tuple[str, int], ...] = (('t', 448), ('s', 224), ('b', 224))  # and the images they are compared at
-    shrunk: dict[str, Any] = field(default_factory=dict)  # replaces entries of an encoder's config
+    swins: tuple[tuple[str, int], ...] = (('t', 448), ('s', 224), ('b', 224))  # compared with mmseg's, and their images
+    shrunk: dict[str, Any] = field(default_factory=dict)  # replaces entries of a Swin's config
     channels: int | None = None  # width of the heads; None: that of the config
-    counts: tuple[int, ...] = (1, 2, 4, 8, 16, 32)  # numbers of tasks for methods that run the encoder once
-    counts_per_task: tuple[int, ...] = (1, 4, 16)  # and for those that run it once per task
+    counts: tuple[int, ...] = (1, 2, 4, 8, 16, 32)  # numbers of tasks where the encoder runs once
+    few_counts: tuple[int, ...] = (1, 4, 16)  # and where each costs more
     scenes: int = 24  # rendered images
     scene_size: int = 512  # their side in pixels
     batches: tuple[int, ...] = (1, 8)  # of inference
     least: int = 3  # rounds of every comparison at least
-    least_tasks: int = 2  # the same over numbers of tasks, which takes long
     seconds: float = 12.0  # of a comparison; some take a multiple of it
-    compile_seconds: float = 1800.0  # for all compiled models together, compilation included
 
 
 QUICK: dict[str, Any] = dict(
     image=64,
-    task_image=64,
-    encoders=(('t', 64),),
+    small_image=64,
+    swins=(('t', 64),),
     shrunk=dict(embed_dims=40, depths=(1, 1, 2, 1), num_heads=(1, 2, 2, 4), window_size=4),
     channels=16,
     counts=(1, 4, 16),
-    counts_per_task=(1, 16),
+    few_counts=(1, 16),
     scenes=4,
     scene_size=64,
     batches=(1, 2),
@@ -74,70 +69,54 @@ QUICK: dict[str, Any] = dict(
 
 
 @functools.cache
-def read_config(config: Path) -> Config:
-    """A config file."""
-    return Config.fromfile(config)
-
-
-def encoder_name(size: str, settings: Settings) -> str:
-    """Name of an encoder of a size, in rows."""
-    return f'{"shrunk " if settings.shrunk else ""}Swin-{size.upper()}'
-
-
-def encoder_config(config: Path, settings: Settings) -> dict[str, Any]:
-    """Arguments of the Swin of a config, random weights instead of a checkpoint's."""
-    backbone = model_config(config, settings)['backbone']
-    return {key: value for key, value in backbone.items() if key not in ('type', 'plugins')}
-
-
-def model_config(config: Path, settings: Settings, **backbone: Any) -> dict[str, Any]:
-    """Config of a model, random weights instead of a checkpoint's."""
-    cfg = copy.deepcopy(read_config(config).model.to_dict())
-    cfg['backbone'].pop('init_cfg', None)
-    cfg['backbone'].update(settings.shrunk | backbone)
-    if settings.channels is not None:
-        for head in cfg.get('heads', {}).values():
-            head['channels'] = settings.channels
-    return cfg
-
-
-def build_model(config: Path, settings: Settings, fifth: bool = False, **backbone: Any) -> MultiTaskEncoderDecoder:
-    """The model of a config in training mode, with a fifth task if asked for."""
-    torch.manual_seed(settings.seed)
-    cfg = model_config(config, settings, **backbone)
-    if fifth:
-        loss = dict(type='mmvmt.WeightedBCELoss', positive_weight=0.95, loss_weight=50.0)
-        output = dict(type='mmvmt.ProbabilityOutput', loss=loss)
-        cfg['heads'][FIFTH_TASK] = cfg['heads']['saliency'] | dict(output=output)
-    return MODELS.build(cfg).to(settings.device).train()
+def read_config(name: str) -> Config:
+    """A config by its path below ``configs/``, without ending."""
+    return Config.fromfile(CONFIGS / f'{name}.py')
 
 
 def task_names(count: int) -> tuple[str, ...]:
     """Names of any number of tasks: the four tasks, then the same again as ``semseg-1``, ``human_parts-1``, ..."""
     turns = -(-count // len(FOUR_TASKS))
-    names = [f'{task}-{turn}' if turn else task for turn in range(turns) for task in FOUR_TASKS]
-    return tuple(names[:count])
+    return tuple(f'{task}-{turn}' if turn else task for turn in range(turns) for task in FOUR_TASKS)[:count]
 
 
-def build_with_tasks(config: Path, count: int, settings: Settings) -> MultiTaskEncoderDecoder:
-    """The model of a config with more tasks than there are names for: those of :func:`task_names`.
+def model_config(
+    config: str,
+    settings: Settings,
+    tasks: int | None = None,
+    first_stage: int = 1,
+    bfloat16: bool = False,
+    **backbone: Any,
+) -> dict[str, Any]:
+    """Config of a model with random weights and with changes: some number of tasks, adapters from a stage on (no
+    gradient is computed below it), frozen weights in bfloat16, entries of the backbone."""
+    cfg = read_config(config).model.to_dict()
+    cfg['backbone'].pop('init_cfg', None)
+    cfg['backbone'] |= settings.shrunk | backbone | (dict(frozen_dtype='bfloat16') if bfloat16 else {})
+    for plugin in cfg['backbone']['plugins'] if first_stage > 1 else ():
+        plugin['stages'] = tuple(stage >= first_stage for stage in range(1, 5))
+    if tasks is not None:
+        kinds = {name: name.split('-')[0] for name in task_names(tasks)}
+        declare_tasks({name: TASKS[kind].declaration if name != kind else None for name, kind in kinds.items()})
+        cfg['heads'] = {name: dict(cfg['heads'][kind]) for name, kind in kinds.items()}
+    for head in cfg['heads'].values() if settings.channels is not None else ():
+        head['channels'] = settings.channels
+    return cfg
 
-    A model accepts known names only when it is built; its encoder gets further tasks by any name later.
-    """
+
+def swin_config(config: str, settings: Settings, kind: str) -> dict[str, Any]:
+    """The Swin of a model's config as another kind of module, without adapters."""
+    backbone = model_config(config, settings)['backbone']
+    return {key: value for key, value in backbone.items() if key != 'plugins'} | dict(type=kind)
+
+
+def build(cfg: Mapping[str, Any], settings: Settings) -> nn.Module:
+    """A module in training mode, from the seed."""
     torch.manual_seed(settings.seed)
-    cfg, names = model_config(config, settings), task_names(count)
-    known = names[: len(FOUR_TASKS)]
-    model = MODELS.build(cfg | dict(heads={name: cfg['heads'][name] for name in known}))
-    for name in names[len(known) :]:
-        model.backbone.add_task(name)
-        model.heads[name] = MODELS.build(cfg['heads'][name.split('-')[0]] | dict(in_channels=widths(model.backbone)))
-    model.tasks = model.active_tasks = model.trained_tasks = names
-    return model.to(settings.device).train()
-
-
-def widths(encoder: nn.Module) -> list[int]:
-    """Widths of the maps that leave an encoder."""
-    return [encoder.num_features[index] for index in encoder.out_indices]
+    module = MODELS.build(dict(cfg)).to(settings.device)
+    # Of some encoders it returns nothing.
+    module.train()
+    return module
 
 
 def random_image(settings: Settings, side: int, batch: int | None = None) -> Tensor:
@@ -147,40 +126,27 @@ def random_image(settings: Settings, side: int, batch: int | None = None) -> Ten
 
 
 def random_maps(channels: Sequence[int], settings: Settings, side: int) -> list[Tensor]:
-    """Random maps in the sizes and the memory order of an encoder's, for an image of a side."""
+    """Random maps in the sizes and the memory order of a Swin's, for an image of a side."""
     generator = torch.Generator().manual_seed(settings.seed)
     sides = [side // 2 ** (level + 2) for level in range(len(channels))]
     tokens = [torch.randn(settings.batch, s, s, c, generator=generator) for s, c in zip(sides, channels)]
     return [x.to(settings.device).permute(0, 3, 1, 2) for x in tokens]
 
 
-def random_labels(task: str, channels: int, side: int, generator: torch.Generator) -> Tensor:
-    """A random label map ``(C, side, side)``, a tenth of it unknown."""
-    known = torch.rand(1, side, side, generator=generator) > 0.1
-    kind = TASKS[task].kind
-    if kind == 'vectors':
-        return F.normalize(torch.randn(3, side, side, generator=generator), dim=0) * known
-    classes = channels if kind == 'classes' else 2
-    labels = torch.randint(classes, (1, side, side), generator=generator)
-    return torch.where(known, labels, IGNORE_INDEX).to(torch.uint8)
-
-
-def output_channels(heads: nn.ModuleDict) -> dict[str, int]:
-    """Channels of the logits of every task."""
-    return {task: head.output.channels for task, head in heads.items()}
-
-
-def random_samples(channels: dict[str, int], settings: Settings, side: int) -> list[MultiTaskDataSample]:
-    """Samples with random labels of ``{task: channels of its logits}``; a task may be one of :func:`task_names`."""
-    generator = torch.Generator().manual_seed(settings.seed)
-    samples = []
-    for index in range(settings.batch):
-        sample = MultiTaskDataSample(metainfo=dict(img_id=f'noise_{index}', img_shape=(side, side)))
+def random_samples(heads: Mapping[str, nn.Module], settings: Settings, side: int) -> list[MultiTaskDataSample]:
+    """A batch of samples with random label maps for some tasks' heads, a tenth of each unknown."""
+    generator, size = torch.Generator().manual_seed(settings.seed), (1, side, side)
+    samples = [MultiTaskDataSample(metainfo=dict(img_id=str(i), img_shape=size[1:])) for i in range(settings.batch)]
+    for sample in samples:
         sample.gt = PixelData()
-        for task, count in channels.items():
-            labels = random_labels(task.split('-')[0], count, side, generator)
+        for task, head in heads.items():
+            kind, known = TASKS[task].kind, torch.rand(size, generator=generator) > 0.1
+            if kind == 'vectors':
+                labels = F.normalize(torch.randn(3, side, side, generator=generator), dim=0) * known
+            else:
+                classes = head.output.channels if kind == 'classes' else 2
+                labels = torch.randint(classes, size, generator=generator).where(known, TASKS[task].ignore).byte()
             sample.gt.set_field(labels.to(settings.device), task)
-        samples.append(sample)
     return samples
 
 
@@ -189,148 +155,92 @@ def stacked(samples: Sequence[MultiTaskDataSample], task: str) -> Tensor:
     return torch.stack([sample.gt.get(task) for sample in samples])
 
 
-def autocast(settings: Settings, bfloat16: bool) -> AbstractContextManager:
-    """Mixed precision in bfloat16, or none."""
-    return torch.autocast(settings.device, dtype=torch.bfloat16, enabled=bfloat16)
+def flat(outputs: Any) -> list[Tensor]:
+    """The tensors of what a module puts out."""
+    if isinstance(outputs, Tensor):
+        return [outputs]
+    return [x for each in (outputs.values() if isinstance(outputs, Mapping) else outputs) for x in flat(each)]
 
 
-def training_step(module: nn.Module, loss: Callable[[], Tensor], settings: Settings, bfloat16: bool = False) -> Run:
-    """Forward and losses, backward, optimizer."""
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    # So small a rate leaves the weights where they are; its cost does not depend on it.
-    optimizer = torch.optim.AdamW(parameters, lr=1e-8)
+def evaluation(module: nn.Module, inputs: Any, settings: Settings, bfloat16: bool = False, **options: Any) -> Run:
+    """A pass in evaluation, without gradients."""
+    module.eval()
 
-    def run() -> None:
-        with autocast(settings, bfloat16):
-            total = loss()
-        total.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+    @torch.no_grad()
+    def run(bfloat16: bool = bfloat16) -> Any:
+        with torch.autocast(settings.device, torch.bfloat16, bfloat16):
+            return module(inputs, **options)
 
     return run
 
 
-def whole_step(model: MultiTaskEncoderDecoder, settings: Settings, side: int, bfloat16: bool = False) -> Run:
-    """A training step of a model of ours."""
-    inputs, samples = random_image(settings, side), random_samples(output_channels(model.heads), settings, side)
-    return training_step(model, lambda: sum(model(inputs, samples, mode='loss').values()), settings, bfloat16)
-
-
-def encoder_step(encoder: nn.Module, settings: Settings, side: int, bfloat16: bool = False) -> Run:
-    """Forward of an encoder and backward from given gradients of its features, of every task where it has tasks."""
-    inputs, gradients = random_image(settings, side), random_maps(widths(encoder), settings, side)
-
-    def run() -> None:
-        with autocast(settings, bfloat16):
-            features = encoder(inputs)
-        per_task = [features[task] for task in encoder.tasks] if isinstance(features, Mapping) else [features]
-        pairs = [pair for maps in per_task for pair in zip(maps, gradients, strict=True)]
-        torch.autograd.backward([x for x, _ in pairs], [gradient.to(x.dtype) for x, gradient in pairs])
-        encoder.zero_grad(set_to_none=True)
-
-    return run
-
-
-def head_step(head: nn.Module, features: Sequence[Tensor], label: Tensor | None = None) -> Run:
-    """Forward and backward of a head to its weights and its features: from its loss, or from a given gradient."""
-    gradient = None if label is not None else torch.randn_like(head(features))
-
-    def run() -> None:
-        logits = head(wanting_gradients(features))
-        logits.backward(gradient) if label is None else head.loss(logits, label).backward()
-        head.zero_grad(set_to_none=True)
-
-    return run
-
-
-def wanting_gradients(features: Sequence[Tensor]) -> list[Tensor]:
-    """Features as a head gets them in a model that trains."""
-    return [x.detach().requires_grad_() for x in features]
-
-
-def segformer_head(channels: Sequence[int], width: int, outputs: int) -> nn.Module:
-    """mmseg's ``SegformerHead``, without the dropout that ours has not either."""
-    return MODELS.build(
-        dict(
-            type='mmseg.SegformerHead',
-            in_channels=list(channels),
-            in_index=list(range(len(channels))),
-            channels=width,
-            num_classes=outputs,
-            dropout_ratio=0.0,
-            threshold=0.3,
-            norm_cfg=dict(type='BN'),
-            loss_decode=dict(type='mmseg.CrossEntropyLoss', avg_non_ignore=True),
-        )
-    )
-
-
-class FineTuning(nn.Module):
-    """Multi-task fine-tuning made of mmseg's own encoder and heads, with the losses of a model of ours.
-
-    mmseg's decode heads would also compute an accuracy in every step; here they do not, which is in their favour.
-
-    Args:
-        cfg: Config of the model of ours.
-        frozen: Whether only heads and output norms train.
-    """
-
-    def __init__(self, cfg: dict[str, Any], frozen: bool) -> None:
-        super().__init__()
-        backbone = {key: value for key, value in cfg['backbone'].items() if key not in ('plugins', 'tasks')}
-        self.backbone = MODELS.build(backbone | dict(type='mmseg.SwinTransformer'))
-        self.heads, self.outputs = nn.ModuleDict(), nn.ModuleDict()
-        for task, head in cfg['heads'].items():
-            self.outputs[task] = output = MODELS.build(head['output'])
-            self.heads[task] = segformer_head(self.backbone.num_features, head['channels'], output.channels)
-        if frozen:
-            self.backbone.requires_grad_(False)
-            for index in self.backbone.out_indices:
-                getattr(self.backbone, f'norm{index}').requires_grad_(True)
-
-    def loss(self, inputs: Tensor, samples: Sequence[MultiTaskDataSample]) -> Tensor:
-        """Sum of the tasks' losses."""
-        features = self.backbone(inputs)
-        return sum(self._task_loss(task, features, stacked(samples, task)) for task in self.heads)
-
-    def _task_loss(self, task: str, features: Sequence[Tensor], target: Tensor) -> Tensor:
-        logits = self.heads[task](features)
-        logits = F.interpolate(logits, size=target.shape[2:], mode='bilinear', align_corners=False)
-        return self.outputs[task].loss(logits, target)
-
-
-def prepare_ours(
-    config: Path, settings: Settings, fifth: bool = False, bfloat16: bool = False, first_stage: int = 1
+def training(
+    module: nn.Module, forward: Callable[[], Any], settings: Settings, bfloat16: bool = False, gradients: Any = None
 ) -> Run:
-    """The training step of a model of ours, with adapters from a stage on: no gradient is computed below it."""
-    changed = dict(frozen_dtype='bfloat16') if bfloat16 else {}
-    if first_stage > 1:
-        (plugin,) = model_config(config, settings)['backbone']['plugins']
-        changed['plugins'] = [plugin | dict(stages=tuple(stage >= first_stage for stage in range(1, 5)))]
-    return whole_step(build_model(config, settings, fifth, **changed), settings, settings.image, bfloat16)
+    """Forward to losses, backward, optimizer; or forward to maps and back from given gradients, the same for every
+    task, without an optimizer."""
+    # So small a rate leaves the weights where they are; its cost does not depend on it.
+    optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=1e-8)
+
+    def run(bfloat16: bool = bfloat16) -> list[Tensor]:
+        with torch.autocast(settings.device, torch.bfloat16, bfloat16):
+            outputs = flat(forward())
+        if gradients is None:
+            sum(outputs).backward()
+            optimizer.step()
+        else:
+            given = zip(outputs, itertools.cycle(gradients))
+            torch.autograd.backward(outputs, [gradient.to(x.dtype) for x, gradient in given])
+        module.zero_grad(set_to_none=True)
+        return [x.detach() for x in outputs]
+
+    return run
 
 
-def prepare_fine_tuning(config: Path, settings: Settings, frozen: bool = False) -> Run:
-    """The training step of multi-task fine-tuning with mmseg's parts."""
-    torch.manual_seed(settings.seed)
-    model = FineTuning(model_config(config, settings), frozen).to(settings.device).train()
-    channels = {task: output.channels for task, output in model.outputs.items()}
-    inputs, samples = random_image(settings, settings.image), random_samples(channels, settings, settings.image)
-    return training_step(model, lambda: model.loss(inputs, samples), settings)
+def encoder(settings: Settings, cfg: Mapping[str, Any], doing: str, side: int) -> Run:
+    """An encoder by itself, on a GPU in bfloat16: ``'evaluation'``, the same ``'compiled'``, or forward and backward of
+    all weights, ``'training'``."""
+    module, image, bfloat16 = build(cfg, settings), random_image(settings, side), settings.device == 'cuda'
+    if doing == 'training':
+        gradients = random_maps(module.num_features, settings, side)
+        return training(module, lambda: module(image), settings, bfloat16, gradients)
+    if doing == 'compiled':
+        module.compile()
+    return evaluation(module, image, settings, bfloat16)
 
 
-def prepare_floor(config: Path, settings: Settings) -> Run:
+def step(settings: Settings, config: str, part: str = WHOLE, bfloat16: bool = False, **changes: Any) -> Run:
+    """The training step of a model of ours, or of its encoder; with changes as in :func:`model_config`."""
+    model = build(model_config(config, settings, bfloat16=bfloat16, **changes), settings)
+    side = settings.small_image if 'tasks' in changes else settings.image
+    image = random_image(settings, side)
+    if part == ENCODER:
+        module, gradients = model.backbone, random_maps(model.backbone.num_features, settings, side)
+        return training(module, lambda: module(image), settings, bfloat16, gradients)
+    samples = random_samples(model.heads, settings, side)
+    return training(model, lambda: model(image, samples, mode='loss'), settings, bfloat16)
+
+
+def inference(settings: Settings, config: str, batch: int, bfloat16: bool, compiled: bool = False) -> Run:
+    """The whole model in evaluation."""
+    model = build(model_config(config, settings, bfloat16=bfloat16), settings)
+    if compiled:
+        check_records_graphs('torch.compile of the models')
+        model.compile()
+    return evaluation(model, random_image(settings, settings.image, batch), settings, bfloat16, mode='tensor')
+
+
+def floor(settings: Settings, config: str) -> Run:
     """What no adapter can save: the frozen encoder forward and backward to its input tokens, heads and losses."""
-    model = build_model(config, settings, plugins=None)
-    encoder, heads = model.backbone.requires_grad_(False), model.heads
+    model, side = build(model_config(config, settings, plugins=None), settings), settings.image
+    backbone, heads = model.backbone.requires_grad_(False), model.heads
     # The tokens are the input whose gradient is asked for.
-    encoder.patch_embed.register_forward_hook(lambda module, args, out: (out[0].detach().requires_grad_(), out[1]))
-    side = settings.image
-    inputs, samples = random_image(settings, side), random_samples(output_channels(heads), settings, side)
-    gradients = random_maps(widths(encoder), settings, side)
+    backbone.patch_embed.register_forward_hook(lambda module, args, out: (out[0].detach().requires_grad_(), out[1]))
+    image, samples = random_image(settings, side), random_samples(heads, settings, side)
+    gradients = random_maps(backbone.num_features, settings, side)
 
     def run() -> None:
-        features = encoder(inputs)
+        features = backbone(image)
         # One after another, so that what a head keeps is gone when the next one begins.
         for task, head in heads.items():
             head.loss(head([x.detach() for x in features[task]]), stacked(samples, task)).backward()
@@ -340,75 +250,78 @@ def prepare_floor(config: Path, settings: Settings) -> Run:
     return run
 
 
-def prepare_head(config: Path, task: str, settings: Settings) -> Run:
-    """The training step of a head and its loss alone, on features that want gradients as in a model."""
-    model = build_model(config, settings, fifth=True)
-    head, side = model.heads[task], settings.image
-    features = random_maps(widths(model.backbone), settings, side)
-    target = stacked(random_samples({task: head.output.channels}, settings, side), task)
-    return training_step(head, lambda: head.loss(head(wanting_gradients(features)), target), settings)
+def segformer(channels: Sequence[int], width: int, outputs: int) -> dict[str, Any]:
+    """Config of mmseg's ``SegformerHead``, without the dropout that ours has not either."""
+    return dict(
+        type='mmseg.SegformerHead',
+        in_channels=list(channels),
+        in_index=list(range(len(channels))),
+        channels=width,
+        num_classes=outputs,
+        dropout_ratio=0.0,
+        threshold=0.3,
+        norm_cfg=dict(type='BN'),
+        loss_decode=dict(type='mmseg.CrossEntropyLoss', avg_non_ignore=True),
+    )
 
 
-def prepare_tasks(config: Path, count: int, part: str, settings: Settings) -> Run:
-    """The training step of the encoder or of the whole model for some number of tasks."""
-    model = build_with_tasks(config, count, settings)
-    step, module = (encoder_step, model.backbone) if part == ENCODER else (whole_step, model)
-    return step(module, settings, settings.task_image)
+def fine_tuning(settings: Settings, config: str, frozen: bool = False) -> Run:
+    """The training step of multi-task fine-tuning with mmseg's own encoder and heads and the losses of a model of ours,
+    of everything or of heads and output norms alone.
+
+    mmseg's decode heads would also compute an accuracy in every step; here they do not, which is in their favour.
+    """
+    backbone = build(swin_config(config, settings, 'mmseg.SwinTransformer'), settings)
+    for name, parameter in backbone.named_parameters():
+        parameter.requires_grad_(not frozen or name.startswith('norm'))
+    heads = nn.ModuleDict()
+    for task, cfg in model_config(config, settings)['heads'].items():
+        output = MODELS.build(cfg['output'])
+        heads[task] = build(segformer(backbone.num_features, cfg['channels'], output.channels), settings)
+        heads[task].output = output
+    image, samples = random_image(settings, settings.image), random_samples(heads, settings, settings.image)
+
+    def losses() -> list[Tensor]:
+        features, each = backbone(image), []
+        for task, head in heads.items():
+            logits = F.interpolate(head(features), size=image.shape[2:], mode='bilinear', align_corners=False)
+            each.append(head.output.loss(logits, stacked(samples, task)))
+        return each
+
+    return training(nn.ModuleDict(dict(backbone=backbone, heads=heads)), losses, settings)
 
 
-def check_equal(what: str, ours: Sequence[Tensor], theirs: Sequence[Tensor], tolerance: float = TOLERANCE) -> float:
+HEADS = {'composed': {}, 'uncomposed': dict(compose=False), 'deformable': dict(type='mmvmt.DeformableHead')}
+"""Heads, as changes to that of a config; beside them there is ``'segformer'``."""
+
+
+def head(
+    settings: Settings, kind: str, doing: str = 'maps', small: bool = False, config: str = VMT, task: str = 'semseg'
+) -> Run:
+    """The head of a task by itself, on random features that want gradients as in a model: forward and backward from a
+    given gradient of its ``'maps'`` or from its ``'loss'``; or a ``'training'`` step."""
+    side = settings.small_image if small else settings.image
+    model = model_config(config, settings)
+    channels = [model['backbone']['embed_dims'] * 2**level for level in range(4)]
+    cfg = model['heads'][task] | dict(in_channels=channels) | HEADS.get(kind, {})
+    if kind == 'segformer':
+        cfg = segformer(channels, cfg['channels'], cfg['output']['num_classes'])
+    module, features = build(cfg, settings), random_maps(channels, settings, side)
+
+    def logits() -> Tensor:
+        return module([x.detach().requires_grad_() for x in features])
+
+    if doing == 'maps':
+        return training(module, logits, settings, gradients=[torch.randn_like(logits())])
+    target = stacked(random_samples({task: module}, settings, side), task)
+    given = [torch.ones((), device=settings.device)] if doing == 'loss' else None
+    return training(module, lambda: module.loss(logits(), target), settings, gradients=given)
+
+
+def check_equal(what: str, ours: Any, theirs: Any, tolerance: float) -> float:
     """The largest difference of two things that are compared; RuntimeError if they do not compute the same."""
-    differences = [(a.float() - b.float()).abs().max() for a, b in zip(ours, theirs, strict=True)]
+    differences = [(a.float() - b.float()).abs().max() for a, b in zip(flat(ours), flat(theirs), strict=True)]
     difference = torch.stack(differences).max().item()
     if not difference <= tolerance:
-        raise RuntimeError(
-            f'{what}: outputs differ by up to {difference:.2g}, more than {tolerance:g}; nothing to compare'
-        )
+        raise RuntimeError(f'{what}: outputs differ by up to {difference:.2g}, more than {tolerance:g}')
     return difference
-
-
-def prepare_inference(
-    config: Path, settings: Settings, batch: int, bfloat16: bool, compile_with: Callable = lambda model: model
-) -> Run:
-    """The whole model without gradients, its frozen weights in the precision that it runs in."""
-    frozen = dict(frozen_dtype='bfloat16') if bfloat16 else {}
-    model = compile_with(build_model(config, settings, **frozen).eval())
-    inputs = random_image(settings, settings.image, batch)
-
-    def run() -> dict[str, Tensor]:
-        with torch.no_grad(), autocast(settings, bfloat16):
-            return model(inputs, mode='tensor')
-
-    return run
-
-
-def compiled_times(
-    config: Path, settings: Settings, batch: int, bfloat16: bool
-) -> tuple[dict[str, list[float]], float]:
-    """Times of a model as it is and compiled, and the seconds of its compilation."""
-    eager = prepare_inference(config, settings, batch, bfloat16)
-    runs = dict(eager=eager, compiled=prepare_inference(config, settings, batch, bfloat16, torch.compile))
-    start = time.perf_counter()
-    outputs = {name: list(run().values()) for name, run in runs.items()}
-    seconds = time.perf_counter() - start
-    if not bfloat16:
-        check_equal('compiled model', *outputs.values(), tolerance=1e-3)
-    return alternate(runs, settings.seconds / 2, settings.least), seconds
-
-
-CPU_ATTENTION = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *args, out_shape=None, **kwargs: (
-        sdpa_flop_count(q, k, v)
-    ),
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
-        lambda grad, q, k, v, *args, out_shape=None, **kwargs: sdpa_backward_flop_count(grad, q, k, v)
-    ),
-}
-"""Operations that PyTorch's counter does not know."""
-
-
-def count_flops(run: Run) -> int:
-    """Floating-point operations of matrix products, convolutions and attention."""
-    with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
-        run()
-    return counter.get_total_flops()

@@ -1,23 +1,20 @@
-"""Time and memory of pieces of code, measured side by side."""
-
-from __future__ import annotations
+"""Time, memory and operations of pieces of code, measured side by side."""
 
 import ctypes
 import gc
 import itertools
 import multiprocessing
-import os
-import signal
-import statistics
+import timeit
 from collections.abc import Callable, Mapping, Sequence
-from concurrent import futures
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
 
 import torch
+from torch.profiler import ProfilerActivity
 from torch.utils.benchmark.utils.timer import timer
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from mmvmt.compat import profile
 
@@ -29,165 +26,84 @@ Run = Callable[[], Any]
 
 def cpu_flags() -> list[str]:
     """Instruction sets of the processor that decide how fast matrix products are, bfloat16 ones above all."""
-    with open('/proc/cpuinfo', encoding='utf-8') as file:
-        lines = [line.split(':', 1)[1].split() for line in file if line.startswith(('flags', 'Features'))]
-    flags = lines[0] if lines else []
+    lines = Path('/proc/cpuinfo').read_text(encoding='utf-8').splitlines()
+    flags = next((line.split(':', 1)[1].split() for line in lines if line.startswith(('flags', 'Features'))), [])
     return sorted(f for f in flags if f in ('avx2', 'asimd', 'sve') or f.startswith(('avx512', 'amx')) or 'bf16' in f)
 
 
-def alternate(
-    cases: Mapping[Any, Run], seconds: float, least: int = 3, most: int = 50, warmup: int = 1
-) -> dict[Any, list[float]]:
-    """Time some cases in turn, A B A B ..., so that whatever else slows the machine down falls upon all of them.
-
-    Python's garbage collection runs between the runs, not in them.
-
-    Args:
-        cases: What to run, by name.
-        seconds: Stop before the round that would end later than this after the warm-up, in seconds.
-        least: Number of rounds that run in any case.
-        most: Largest number of rounds.
-        warmup: Rounds that are not timed.
-
-    Returns:
-        Seconds of every round by name: entries of the same position belong to the same round.
-    """
-    for _ in range(warmup):
-        for run in cases.values():
-            run()
+def alternate(cases: Mapping[Any, Run], seconds: float, least: int, warmup: int = 1) -> dict[Any, list[float]]:
+    """Seconds of some cases in every round: in turn, A B A B ..., so that whatever else slows the machine down falls on
+    all of them; at least so many rounds, and more while the next one is over within the seconds. Python's garbage
+    collection runs between the runs."""
+    # Python's own timer with PyTorch's clock, which waits for the work on a GPU.
+    timers = {name: timeit.Timer(run, timer=timer) for name, run in cases.items()}
+    for each in [*timers.values()] * warmup:
+        each.timeit(1)
     times: dict[Any, list[float]] = {name: [] for name in cases}
     gc.collect()
     # What exists already need not be looked at again and again.
     gc.freeze()
-    gc.disable()
-    try:
-        start = timer()
-        for done in range(most):
-            if done >= least and (timer() - start) * (done + 1) / done > seconds:
-                break
-            for name, run in cases.items():
-                # What an earlier case left to the collector must not be paid for by this one.
-                gc.collect()
-                # PyTorch's timer waits for the work on a GPU.
-                began = timer()
-                run()
-                times[name].append(timer() - began)
-    finally:
-        gc.unfreeze()
-        gc.enable()
+    start = timer()
+    for done in range(50):
+        if done >= least and (timer() - start) * (done + 1) / done > seconds:
+            break
+        for name, each in timers.items():
+            # What an earlier case left to the collector must not be paid for by this one.
+            gc.collect()
+            times[name].append(each.timeit(1))
+    gc.unfreeze()
     return times
 
 
-class Ratio(NamedTuple):
-    """A ratio of two series of measurements, with the quartiles of the ratios within a round."""
-
-    value: float
-    low: float
-    high: float
-
-
-def ratio_of(ours: Sequence[float], theirs: Sequence[float]) -> Ratio:
-    """Ratio of the medians of two series that were measured in turn."""
-    paired = [a / b for a, b in zip(ours, theirs, strict=True)]
-    return Ratio(statistics.median(ours) / statistics.median(theirs), *_quartiles(paired))
+def ratio_of(ours: Sequence[float], theirs: Sequence[float], less: Sequence[float] | None = None) -> list[float]:
+    """Ratio of the medians of two series that were measured in turn, and the quartiles of the ratios within a round; of
+    a difference, if a third series is taken off ours within each round."""
+    if less is None:
+        paired, value = [a / b for a, b in zip(ours, theirs, strict=True)], median(ours) / median(theirs)
+    else:
+        paired = [(a - b) / median(theirs) for a, b in zip(ours, less, strict=True)]
+        value = median(paired)
+    low, _, high = quantiles(paired, n=4, method='inclusive') if len(paired) > 1 else paired * 3
+    return [value, low, high]
 
 
-def added_ratio(more: Sequence[float], less: Sequence[float], unit: Sequence[float]) -> Ratio:
-    """How much ``more`` takes than ``less`` within a round, as a part of the median of ``unit``."""
-    whole = statistics.median(unit)
-    differences = [(a - b) / whole for a, b in zip(more, less, strict=True)]
-    return Ratio(statistics.median(differences), *_quartiles(differences))
+PEAK, TENSORS = 'peak of the process', 'peak of all tensors'
 
 
-def _quartiles(values: Sequence[float]) -> tuple[float, float]:
-    low, _, high = statistics.quantiles(values, n=4, method='inclusive') if len(values) > 1 else (values * 3)
-    return low, high
+def memory_of(prepare: Callable[[], Run], rehearse: Callable[[], Run], device: str, tensors: bool) -> dict[str, float]:
+    """Peak memory in MiB of what is built and returned: resident memory of this process, which should be a fresh one,
+    since what other code freed before is used again unseen; on a GPU allocated tensors.
 
-
-@dataclass(frozen=True)
-class Memory:
-    """Memory in MiB: resident memory of a process on the CPU, allocated tensors on a GPU.
-
-    Args:
-        empty: Before there is a model.
-        before: With model and inputs, before the first run.
-        peak: The most during the runs.
-        tensors: The most that tensors made by a run hold at a time. On the CPU a process needs more: its allocator
-            keeps some of what was freed, in pieces that fit nothing else. None: not measured.
+    First something small of the same kind runs, since libraries load their code when they first run it. Two runs are
+    measured: the state of an optimizer, which the first one makes, is there when the second one has its peak. On
+    demand, a third one says what tensors made by a run hold at a time. On a CPU a process needs more: its allocator
+    keeps some of what was freed, in pieces that fit nothing else.
     """
-
-    empty: float
-    before: float
-    peak: float
-    tensors: float | None = None
-
-    @property
-    def growth(self) -> float:
-        """What the runs need beyond model and inputs."""
-        return self.peak - self.before
-
-    @property
-    def with_model(self) -> float:
-        """What the runs need, model and inputs included."""
-        return self.peak - self.empty
-
-
-def memory_of(
-    prepare: Callable[[], Run], device: str = 'cpu', rehearse: Callable[[], Run] | None = None, tensors: bool = False
-) -> Memory:
-    """Peak memory of what ``prepare`` returns, in this process.
-
-    It runs twice, so that the state of an optimizer, which the first step makes, is there when the second one has its
-    peak. On the CPU, what other code of the process freed before may be used again unseen: :func:`peak_memory` starts
-    from a fresh process.
-
-    Args:
-        prepare: Builds model and inputs and returns what to run.
-        device: ``'cpu'`` or ``'cuda'``.
-        rehearse: Something small of the same kind that is prepared and run first: the code of libraries is loaded when
-            it is first run, and would count as memory of what runs it.
-        tensors: Whether to run it once more for ``Memory.tensors``, which takes a while.
-    """
-    if rehearse is not None:
-        rehearse()()
+    rehearse()()
     empty = _in_use(device)
     run = prepare()
     before = _in_use(device)
     if device == 'cuda':
         torch.cuda.reset_peak_memory_stats()
     else:
-        with open('/proc/self/clear_refs', 'w', encoding='utf-8') as file:
-            file.write('5')
+        Path('/proc/self/clear_refs').write_text('5')
     run()
     run()
-    if device == 'cuda':
-        torch.cuda.synchronize()
-        peak = torch.cuda.max_memory_allocated() / MIB
-        return Memory(empty, before, peak, peak - before)
-    peak = _status('VmHWM')
-    return Memory(empty, before, peak, peak_of_tensors(run) if tensors else None)
+    peak = torch.cuda.max_memory_allocated() / MIB if device == 'cuda' else _status('VmHWM')
+    memory = {PEAK: peak, 'peak memory': peak - before, 'peak memory with model': peak - empty}
+    memory['peak memory beyond model and inputs'] = memory['peak memory']
+    if tensors:
+        memory[TENSORS] = peak - before if device == 'cuda' else peak_of_tensors(run)
+    return memory
 
 
 def peak_of_tensors(run: Run) -> float:
     """Most MiB that tensors on the CPU gain during a run, from every allocation and release."""
-    with profile([torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+    with profile([ProfilerActivity.CPU], profile_memory=True) as profiler:
         run()
     events = [event for event in profiler.profiler.kineto_results.events() if event.name() == '[memory]']
     held = itertools.accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns()))
     return max(held, default=0) / MIB
-
-
-def peak_memory(
-    prepare: Callable[[], Run],
-    device: str = 'cpu',
-    rehearse: Callable[[], Run] | None = None,
-    tensors: bool = False,
-    threads: int | None = None,
-) -> Memory:
-    """:func:`memory_of` in a fresh process; on a GPU in this one, where the allocator counts exactly."""
-    if device == 'cuda':
-        return memory_of(prepare, device, rehearse)
-    return in_fresh_process(memory_of, prepare, device, rehearse, tensors, threads=threads)
 
 
 def _in_use(device: str) -> float:
@@ -200,88 +116,43 @@ def _in_use(device: str) -> float:
 
 
 def _status(key: str) -> float:
-    """An entry of this process's status in MiB.
-
-    ``getrusage`` will not do: its peak is that of the largest program that the process ever was, and one that was
-    started by a large process starts as a copy of that.
-    """
-    with open('/proc/self/status', encoding='utf-8') as file:
-        for line in file:
-            if line.startswith(f'{key}:'):
-                return int(line.split()[1]) / 1024
-    raise RuntimeError(f'/proc/self/status has no {key}: memory on the CPU is measured on Linux only')
+    """An entry of this process's status in MiB. The peak of ``getrusage`` will not do: a process that a large one
+    starts begins as a copy of it."""
+    entries = dict(line.split(':', 1) for line in Path('/proc/self/status').read_text(encoding='utf-8').splitlines())
+    return int(entries[key].split()[0]) / 1024
 
 
-def in_fresh_process(
-    function: Callable[..., Any], *args: Any, threads: int | None = None, limit: float | None = None
-) -> Any:
-    """Call a function in a process that did nothing before but import the package.
-
-    It is forked from a server that only imports, so that it starts in a fraction of a second.
-
-    Args:
-        function: A function of a module, or a picklable object.
-        *args: Its arguments, picklable.
-        threads: Number of threads of PyTorch; None: its own choice.
-        limit: Most seconds it may take.
-
-    Returns:
-        What the function returns; what it raises is raised here.
-
-    Raises:
-        TimeoutError: It took longer than ``limit``; it and all processes that it started are ended.
-        RuntimeError: Its process ended without a result.
-    """
+def in_fresh_process(function: Callable[..., Any], *args: Any, threads: int) -> Any:
+    """Call a function of a module in a process that did nothing before but import the package, forked from a server,
+    with some number of threads of PyTorch."""
     context = multiprocessing.get_context('forkserver')
-    context.set_forkserver_preload(['benchmarks.speed.cases'])
-    pool = futures.ProcessPoolExecutor(1, context, _lead_group, (threads,))
-    leader, name = pool.submit(os.getpid).result(), getattr(function, '__name__', repr(function))
-    try:
-        return pool.submit(function, *args).result(limit)
-    except futures.TimeoutError:
-        raise TimeoutError(f'{name} took longer than {limit:.0f} s') from None
-    except BrokenProcessPool as error:
-        raise RuntimeError(
-            f'the process of {name} ended without a result, most often because memory ran out: it was killed'
-        ) from error
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(leader, signal.SIGKILL)
-        pool.shutdown()
+    context.set_forkserver_preload(['benchmarks.speed.subcommands'])
+    with ProcessPoolExecutor(1, context, torch.set_num_threads, (threads,)) as pool:
+        return pool.submit(function, *args).result()
 
 
-def _lead_group(threads: int | None) -> None:
-    # A group of its own: compilers that it starts can be ended with it.
-    os.setsid()
-    if threads is not None:
-        torch.set_num_threads(threads)
+_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_ATTENTION_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+UNKNOWN_TO_PYTORCH = {
+    _ATTENTION: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+    _ATTENTION_BACKWARD: lambda gradient, q, k, v, *_, **__: sdpa_backward_flop_count(gradient, q, k, v),
+}
 
 
-def operation_times(run: Run, device: str = 'cpu') -> dict[str, float]:
-    """Seconds on a device that each operation takes in one run, without those that it calls."""
-    activities = [torch.profiler.ProfilerActivity.CPU]
+def count_flops(run: Run) -> int:
+    """Floating-point operations of matrix products, convolutions and attention."""
+    with FlopCounterMode(display=False, custom_mapping=UNKNOWN_TO_PYTORCH) as counter:
+        run()
+    return counter.get_total_flops()
+
+
+def largest_operations(run: Run, device: str) -> str:
+    """The operations that take most of a run on a device, without those that they call, in words."""
+    key, activities = 'self_cpu_time_total', [ProfilerActivity.CPU]
     if device == 'cuda':
-        activities.append(torch.profiler.ProfilerActivity.CUDA)
+        key, activities = 'self_device_time_total', [*activities, ProfilerActivity.CUDA]
     with profile(activities) as profiler:
         run()
-    key = 'self_device_time_total' if device == 'cuda' else 'self_cpu_time_total'
-    return {event.key: getattr(event, key) / 1e6 for event in profiler.key_averages() if getattr(event, key)}
-
-
-def largest_operations(times: Mapping[str, float], than: Mapping[str, float] | None = None, top: int = 6) -> str:
-    """The operations that take most, in words.
-
-    Args:
-        times: What :func:`operation_times` gave.
-        than: The same of something smaller, which is taken off.
-        top: How many to name.
-    """
-    left = {name: seconds - (than or {}).get(name, 0.0) for name, seconds in times.items()}
-    # What became quicker by chance or by design is no part of what was added.
-    left = {name: seconds for name, seconds in left.items() if seconds > 0}
-    if not left:
-        return 'no operation takes longer'
-    total = sum(left.values())
-    largest = sorted(left.items(), key=lambda item: -item[1])[:top]
-    shares = [f'{name.removeprefix("aten::")} {100 * seconds / total:.0f} %' for name, seconds in largest]
-    return f'{", ".join(shares)} of {1000 * total:.1f} ms'
+    microseconds = {event.key.removeprefix('aten::'): getattr(event, key) for event in profiler.key_averages()}
+    total, largest = sum(microseconds.values()), sorted(microseconds, key=microseconds.get, reverse=True)[:6]
+    return f'{", ".join(f"{name} {microseconds[name] / total:.0%}" for name in largest)} of {total / 1000:.1f} ms'

@@ -1,49 +1,53 @@
 """The models and training steps that the benchmark of speed measures."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from benchmarks.speed import cases as speed_cases
+from benchmarks.speed import cases
 from benchmarks.speed.cases import (
     ENCODER,
     FOUR_TASKS,
     QUICK,
-    WHOLE,
-    FineTuning,
+    VMT,
     Settings,
-    build_model,
-    build_with_tasks,
+    build,
     check_equal,
-    count_flops,
-    encoder_config,
-    encoder_step,
+    fine_tuning,
+    floor,
+    head,
+    inference,
     model_config,
-    output_channels,
-    prepare_fine_tuning,
-    prepare_floor,
-    prepare_head,
-    prepare_ours,
-    prepare_tasks,
     random_image,
-    random_labels,
     random_maps,
     random_samples,
+    stacked,
+    step,
+    swin_config,
     task_names,
-    training_step,
-    widths,
+    training,
 )
+from benchmarks.speed.measurement import count_flops
 from mmvmt.models.parameter_groups import count
 
-CONFIGS = Path(__file__).parents[3] / 'configs'
-VMT = CONFIGS / 'vmt/swin_t_pascal.py'
-ADAPTER = CONFIGS / 'baselines/swin_t_adapter_pascal.py'
-FULL = CONFIGS / 'baselines/swin_t_full_multitask_pascal.py'
+ADAPTER = 'baselines/swin_t_adapter_pascal'
+FULL = 'baselines/swin_t_full_multitask_pascal'
+EDGE = 'vmt/swin_t_edge_pascal'
 SETTINGS = Settings(**QUICK)
+
+
+def model_of(config, tasks=None, **changes):
+    return build(model_config(config, SETTINGS, tasks, **changes), SETTINGS)
+
+
+@pytest.fixture
+def built(monkeypatch):
+    """What cases build."""
+    modules, original = [], cases.build
+    monkeypatch.setattr(cases, 'build', lambda *args: modules.append(original(*args)) or modules[-1])
+    return modules
 
 
 def test_settings_without_quick_are_those_of_the_configs():
@@ -55,12 +59,12 @@ def test_settings_without_quick_are_those_of_the_configs():
     assert {head['channels'] for head in small['heads'].values()} == {16}
     assert small['backbone']['depths'] == (1, 1, 2, 1)
     assert small['backbone']['plugins'] == cfg['backbone']['plugins']
-    assert 'plugins' not in encoder_config(VMT, SETTINGS)
+    assert 'plugins' not in swin_config(VMT, SETTINGS, 'mmvmt.AdaptedSwin')
 
 
 @pytest.mark.parametrize('config', [VMT, ADAPTER])
 def test_with_four_tasks_the_model_is_that_of_the_config(config):
-    model, same = build_model(config, SETTINGS), build_with_tasks(config, 4, SETTINGS)
+    model, same = model_of(config), model_of(config, 4)
     assert same.tasks == model.tasks == FOUR_TASKS
     assert list(same.state_dict()) == list(model.state_dict())
     trained = [[name for name, p in m.named_parameters() if p.requires_grad] for m in (model, same)]
@@ -69,7 +73,7 @@ def test_with_four_tasks_the_model_is_that_of_the_config(config):
 
 @pytest.mark.parametrize('config', [VMT, ADAPTER])
 def test_a_repeated_task_is_the_task(config):
-    model = build_with_tasks(config, 6, SETTINGS).eval()
+    model = model_of(config, 6).eval()
     state = model.state_dict()
     model.load_state_dict({key: state[key.replace('semseg-1', 'semseg')] for key in state})
     with torch.no_grad():
@@ -79,56 +83,59 @@ def test_a_repeated_task_is_the_task(config):
 
 
 def test_a_task_more_adds_a_scale_and_a_shift_per_block_and_a_head():
-    four, six = (build_with_tasks(VMT, number, SETTINGS) for number in (4, 6))
+    four, six = (model_of(VMT, number) for number in (4, 6))
     depths, dims = SETTINGS.shrunk['depths'], [40, 80, 160, 320]
     added = count(six.backbone.adapter_parameters()) - count(four.backbone.adapter_parameters())
     assert added == 2 * 2 * sum(depth * dim for depth, dim in zip(depths, dims))
-    samples = random_samples(output_channels(six.heads), SETTINGS, 64)
-    losses = six(random_image(SETTINGS, 64), samples, mode='loss')
+    losses = six(random_image(SETTINGS, 64), random_samples(six.heads, SETTINGS, 64), mode='loss')
     assert list(losses) == [f'loss_{name}' for name in task_names(6)]
 
 
-@pytest.mark.parametrize('task, channels, values', [('semseg', 21, {*range(21), 255}), ('saliency', 1, {0, 1, 255})])
-def test_labels_of_classes(task, channels, values):
-    labels = random_labels(task, channels, 64, torch.Generator().manual_seed(0))
-    assert labels.dtype == torch.uint8
-    assert set(labels.unique().tolist()) == values
-    assert (labels == 255).float().mean() == pytest.approx(0.1, abs=0.02)
-
-
-def test_labels_of_vectors():
-    labels = random_labels('normals', 3, 64, torch.Generator().manual_seed(0))
-    length = labels.norm(dim=0)
+def test_random_labels():
+    samples = random_samples(model_of(VMT).heads, SETTINGS, 64)
+    assert len(samples) == SETTINGS.batch
+    for task, values in dict(semseg={*range(21), 255}, saliency={0, 1, 255}).items():
+        labels = stacked(samples, task)
+        assert labels.dtype == torch.uint8
+        assert set(labels.unique().tolist()) == values
+        assert (labels == 255).float().mean() == pytest.approx(0.1, abs=0.02)
+    length = stacked(samples, 'normals').norm(dim=1)
     known = length > 0
     torch.testing.assert_close(length[known], torch.ones(int(known.sum())))
     assert known.float().mean() == pytest.approx(0.9, abs=0.02)
 
 
 def test_maps_have_the_sizes_and_the_memory_order_of_an_encoders():
-    model = build_model(VMT, SETTINGS)
+    model = model_of(VMT)
     features = model.backbone(random_image(SETTINGS, 64))['semseg']
-    maps = random_maps(widths(model.backbone), SETTINGS, 64)
+    maps = random_maps(model.backbone.num_features, SETTINGS, 64)
     assert [x.shape for x in maps] == [x.shape for x in features]
     assert [x.stride() for x in maps] == [x.stride() for x in features]
 
 
-def test_a_step_has_a_forward_a_backward_and_an_update(monkeypatch):
+@pytest.mark.parametrize('gradients', [None, [torch.tensor(2.0)]])
+def test_a_step_has_a_forward_a_backward_and_with_a_loss_an_update(monkeypatch, gradients):
     linear = nn.Linear(2, 1)
-    seen = []
-    monkeypatch.setattr(torch.optim.AdamW, 'step', lambda self: seen.append(linear.weight.grad.clone()))
-    inputs = torch.ones(3, 2)
-    run = training_step(linear, lambda: linear(inputs).sum(), SETTINGS)
+    seen, inputs = [], torch.ones(3, 2)
+    monkeypatch.setattr(torch.optim.AdamW, 'step', lambda self: seen.append(linear.weight.grad.tolist()))
+    linear.weight.register_hook(lambda grad: seen.append(grad.tolist()) if gradients else None)
+    run = training(linear, lambda: dict(a=linear(inputs).sum(), b=linear(inputs).sum()), SETTINGS, gradients=gradients)
     run()
-    run()
-    assert [grad.tolist() for grad in seen] == [[[3.0, 3.0]]] * 2
+    outputs = run()
+    # Without given gradients that of the sum of both losses, with them twice as much; never that of two runs.
+    assert seen == [[[6.0, 6.0]]] * 2 if gradients is None else seen[-1] == [[12.0, 12.0]]
     assert linear.weight.grad is None
+    assert [x.requires_grad for x in outputs] == [False, False]
 
 
 @pytest.mark.parametrize('frozen', [False, True])
-def test_what_fine_tuning_trains(frozen):
-    model = FineTuning(model_config(VMT, SETTINGS), frozen).train()
-    channels = {task: output.channels for task, output in model.outputs.items()}
-    model.loss(random_image(SETTINGS, 64), random_samples(channels, SETTINGS, 64)).backward()
+def test_what_fine_tuning_trains_and_by_which_losses(built, monkeypatch, frozen):
+    steps = []
+    monkeypatch.setattr(cases, 'training', lambda module, losses, settings: steps.append((module, losses)))
+    fine_tuning(SETTINGS, VMT, frozen)
+    ((model, losses),) = steps
+    values = losses()
+    sum(values).backward()
     with_gradient = {name for name, p in model.named_parameters() if p.grad is not None}
     own = {name for name, _ in model.named_parameters() if name.startswith('backbone.')}
     norms = {name for name in own if name.startswith('backbone.norm')}
@@ -136,29 +143,20 @@ def test_what_fine_tuning_trains(frozen):
     # The predictor of mmseg's heads is conv_seg; all of it trains.
     heads = {name for name, _ in model.named_parameters()} - own
     assert with_gradient == heads | (norms if frozen else own)
-    assert not any(isinstance(module, nn.Dropout2d) for module in model.heads.modules())
+    assert not any(isinstance(module, nn.Dropout2d) for module in model['heads'].modules())
+    # The losses of ours on the same logits.
+    ours = model_of(VMT)
+    logits = {task: torch.randn(2, head.output.channels, 16, 16) for task, head in ours.heads.items()}
+    for task, module in model['heads'].items():
+        module.forward = lambda features, task=task: logits[task]
+    samples = random_samples(ours.heads, SETTINGS, 64)
+    expected = [module.loss(logits[task], stacked(samples, task)) for task, module in ours.heads.items()]
+    torch.testing.assert_close(losses(), expected)
 
 
-def test_fine_tuning_has_the_losses_of_ours():
-    ours = build_model(VMT, SETTINGS)
-    model = FineTuning(model_config(VMT, SETTINGS), False)
-    samples = random_samples(output_channels(ours.heads), SETTINGS, 64)
-    logits = {task: torch.randn(2, n, 16, 16) for task, n in output_channels(ours.heads).items()}
-    for task, head in model.heads.items():
-        head.forward = lambda features, task=task: logits[task]
-    expected = sum(
-        head.loss(logits[task], torch.stack([s.gt.get(task) for s in samples])) for task, head in ours.heads.items()
-    )
-    torch.testing.assert_close(model.loss(random_image(SETTINGS, 64), samples), expected)
-
-
-def test_the_floor_goes_back_to_the_tokens_and_trains_heads_only(monkeypatch):
-    built, tokens, trained = [], [], []
-    build = speed_cases.build_model
-    monkeypatch.setattr(
-        speed_cases, 'build_model', lambda *args, **kwargs: built.append(build(*args, **kwargs)) or built[-1]
-    )
-    run = prepare_floor(VMT, SETTINGS)
+def test_the_floor_goes_back_to_the_tokens_and_trains_heads_only(built):
+    tokens, trained = [], []
+    run = floor(SETTINGS, VMT)
     (model,) = built
     model.backbone.patch_embed.register_forward_hook(lambda module, args, out: tokens.append(out[0]))
     for name, parameter in model.named_parameters():
@@ -172,14 +170,16 @@ def test_the_floor_goes_back_to_the_tokens_and_trains_heads_only(monkeypatch):
 @pytest.mark.parametrize(
     'prepare',
     [
-        lambda: prepare_ours(VMT, SETTINGS, fifth=True),
-        lambda: prepare_ours(VMT, SETTINGS, bfloat16=True),
-        lambda: prepare_fine_tuning(VMT, SETTINGS, frozen=True),
-        lambda: prepare_head(VMT, 'edge', SETTINGS),
-        lambda: prepare_tasks(ADAPTER, 3, WHOLE, SETTINGS),
-        lambda: prepare_tasks(ADAPTER, 3, ENCODER, SETTINGS),
+        lambda: step(SETTINGS, EDGE),
+        lambda: step(SETTINGS, VMT, bfloat16=True),
+        lambda: fine_tuning(SETTINGS, VMT, frozen=True),
+        lambda: head(SETTINGS, 'composed', 'training', config=EDGE, task='edge'),
+        lambda: head(SETTINGS, 'segformer', small=True),
+        lambda: step(SETTINGS, ADAPTER, tasks=3),
+        lambda: step(SETTINGS, ADAPTER, part=ENCODER, tasks=3),
+        lambda: inference(SETTINGS, VMT, batch=1, bfloat16=True),
     ],
-    ids=['five tasks', 'bfloat16', 'fine-tuning', 'head', 'whole model', 'encoder'],
+    ids=['five tasks', 'bfloat16', 'fine-tuning', 'head', 'segformer', 'whole model', 'encoder', 'inference'],
 )
 def test_every_case_runs_again_and_again(prepare):
     run = prepare()
@@ -187,12 +187,8 @@ def test_every_case_runs_again_and_again(prepare):
     assert flops[0] == flops[1] > 1e6
 
 
-def test_adapters_from_a_later_stage_on_compute_no_gradient_below(monkeypatch):
-    built, build = [], speed_cases.build_model
-    monkeypatch.setattr(
-        speed_cases, 'build_model', lambda *args, **kwargs: built.append(build(*args, **kwargs)) or built[-1]
-    )
-    flops = [count_flops(prepare_ours(VMT, SETTINGS, first_stage=stage)) for stage in (1, 2, 3, 4)]
+def test_adapters_from_a_later_stage_on_compute_no_gradient_below(built):
+    flops = [count_flops(step(SETTINGS, VMT, first_stage=stage)) for stage in (1, 2, 3, 4)]
     filled = [{site.stage + 1 for method in model.backbone.adapters for site in method.sites} for model in built]
     assert filled == [{1, 2, 3, 4}, {2, 3, 4}, {3, 4}, {4}]
     # Each stage that is left out saves its backward pass, which is more than its adapters' share of the forward pass.
@@ -202,41 +198,30 @@ def test_adapters_from_a_later_stage_on_compute_no_gradient_below(monkeypatch):
     assert all(step > 2 * adapters > 0 for step, adapters in saved)
 
 
-def test_our_own_fine_tuning_trains_everything():
-    model = build_model(FULL, SETTINGS)
-    assert all(parameter.requires_grad for parameter in model.parameters())
-    assert count_flops(prepare_ours(FULL, SETTINGS)) > count_flops(prepare_ours(VMT, SETTINGS))
+def test_our_own_fine_tuning_trains_everything(built):
+    run = step(SETTINGS, FULL)
+    assert all(parameter.requires_grad for parameter in built[0].parameters())
+    assert count_flops(run) > count_flops(step(SETTINGS, VMT))
 
 
-def test_the_encoder_step_trains_the_adapters_of_all_tasks():
-    model = build_with_tasks(VMT, 2, SETTINGS)
-    trained = set()
-    for name, parameter in model.backbone.named_parameters():
+def test_the_encoder_step_trains_the_adapters_of_all_tasks(built):
+    run, trained = step(SETTINGS, VMT, part=ENCODER, tasks=2), set()
+    for name, parameter in built[0].backbone.named_parameters():
         if parameter.requires_grad:
             parameter.register_hook(lambda grad, name=name: trained.add(name))
-    encoder_step(model.backbone, SETTINGS, 64)()
-    extractions = {name for name, _ in model.backbone.named_parameters() if 'extractions' in name}
+    run()
+    extractions = {name for name, _ in built[0].backbone.named_parameters() if 'extractions' in name}
     assert len(extractions) == 2 * 2 * 4
     assert extractions <= trained
 
 
-def test_operations_by_hand():
-    linear, x = nn.Linear(8, 4), torch.randn(3, 8, requires_grad=True)
-    # The product, and in the backward pass one for the input and one for the weight.
-    assert count_flops(lambda: linear(x).sum().backward()) == 3 * (2 * 3 * 8 * 4)
-    q, k, v = (torch.randn(2, 3, 16, 8) for _ in range(3))
-    mask = torch.zeros(1, 3, 16, 16)
-    attention = 2 * (2 * 2 * 3 * 16 * 16 * 8)
-    assert count_flops(lambda: F.scaled_dot_product_attention(q, k, v, attn_mask=mask)) == attention
-
-
 def test_things_that_differ_are_not_compared():
     x = torch.ones(3)
-    assert check_equal('x', [x], [x + 2**-16]) == 2**-16
+    assert check_equal('x', [x], dict(a=x + 2**-16), 1e-4) == 2**-16
     with pytest.raises(RuntimeError, match=r'x: outputs differ by up to 0\.25'):
-        check_equal('x', [x, x], [x, x + 0.25])
+        check_equal('x', (x, [x]), (x, [x + 0.25]), 1e-4)
     with pytest.raises(RuntimeError, match='differ by up to nan'):
-        check_equal('x', [x, x], [x, x * float('nan')])
+        check_equal('x', [x, x], [x, x * float('nan')], 1e-4)
 
 
 def test_equal_seeds_give_equal_inputs():

@@ -5,16 +5,16 @@ import json
 import cv2
 import pytest
 
-from benchmarks.speed.measurement import Ratio
 from benchmarks.speed.report import (
+    COLOURS,
     MARKS,
     cells,
     draw_curves,
     figure,
     insert_tables,
     make_row,
-    markdown,
     read_rows,
+    tables,
     write_rows,
 )
 
@@ -36,7 +36,7 @@ def row(name='step', ratio=0.5, target=None, run=RUN, device='Some CPU', **more)
 
 @pytest.mark.parametrize(
     'ratio, target, met',
-    [(0.4, 0.4, True), (0.4001, 0.4, False), (Ratio(0.39, 0.3, 0.9), 0.4, True), (0.4, None, None)],
+    [(0.4, 0.4, True), (0.4001, 0.4, False), (0.4, None, None), (None, 0.4, None)],
 )
 def test_met_follows_from_ratio_and_target(ratio, target, met):
     assert row(ratio=ratio, target=target)['met'] is met
@@ -46,8 +46,6 @@ def test_what_was_not_measured_says_why():
     missing = make_row('a', None, None, None, 'ms', target=1.0, note='no compiler')
     assert missing['met'] is None
     assert cells(missing) == ['a', '', '', '', '≤ 1', '', 'no compiler']
-    with pytest.raises(ValueError, match="row 'a' has no ratio"):
-        make_row('a', None, None, None, 'ms')
 
 
 @pytest.mark.parametrize(
@@ -64,7 +62,7 @@ def test_rows_are_a_json_list(tmp_path):
         write_rows(file, [one])
     assert isinstance(json.loads(files[0].read_text()), list)
     assert read_rows(files) == rows
-    with pytest.raises(FileNotFoundError, match=r'none\.json does not exist'):
+    with pytest.raises(FileNotFoundError, match=r'none\.json'):
         read_rows([tmp_path / 'none.json'])
     files[0].write_text('{"name": "a"}')
     with pytest.raises(ValueError, match=r'cpu\.json is no list of rows'):
@@ -72,15 +70,16 @@ def test_rows_are_a_json_list(tmp_path):
 
 
 def test_a_table_names_devices_where_there_are_several():
-    one = markdown([row('a', target=1.0, note='x|y')])
-    assert one.splitlines()[2] == r'| a | 5 ms | 10 ms | 0.5 | ≤ 1 | yes | x\|y |'
-    assert one.endswith('Measured on Some CPU, 2 of 4 cores (avx2, avx512_bf16), torch 2.11.0.')
-    both = markdown([row('a'), row('a', run=GPU_RUN, device='Some GPU')])
+    one = tables([row('a', target=1.0, note='x|y')])
+    assert one['targets'].splitlines()[2] == r'| a | 5 ms | 10 ms | 0.5 | ≤ 1 | yes | x\|y |'
+    assert one['targets'].endswith('Measured on Some CPU, 2 of 4 cores (avx2, avx512_bf16), torch 2.11.0.')
+    assert one['others'] == 'Not measured.'
+    both = tables([row('a'), row('a', run=GPU_RUN, device='Some GPU')])['others']
     assert '| Some CPU | a |' in both
     assert '| Some GPU | a |' in both
     assert 'on Some GPU; Some CPU' in both
     assert len({line.count('|') for line in both.splitlines() if line.startswith('|')}) == 1
-    assert '--quick' in markdown([row('a', run=RUN | dict(quick=True))])
+    assert '--quick' in tables([row('a', run=RUN | dict(quick=True))])['others']
 
 
 def test_tables_stand_between_the_marks(tmp_path):
@@ -106,7 +105,7 @@ def test_tables_stand_between_the_marks(tmp_path):
 def test_a_page_without_a_place_is_left_alone(tmp_path, text):
     page = tmp_path / 'page.md'
     page.write_text(text)
-    with pytest.raises(ValueError, match=r'page\.md (has no place|needs the lines)'):
+    with pytest.raises(ValueError, match=r'page\.md needs the lines'):
         insert_tables(page, [row()])
     assert page.read_text() == text
 
@@ -135,9 +134,14 @@ def test_curves_are_drawn(tmp_path):
         assert (abs(picture.astype(int) - (blue, green, red)).max(axis=2) < 3).sum() > 500
 
 
-@pytest.mark.parametrize(
-    'rows, message', [([row()], 'measure `tasks` first'), (curves() + curves('Some GPU'), 'one device')]
-)
+def test_as_many_methods_as_there_are_have_a_curve(tmp_path):
+    one = curves()[0]
+    methods = [one | dict(curve=one['curve'] | dict(method=f'method {index}')) for index in range(2 * len(COLOURS))]
+    draw_curves(methods, tmp_path / 'curves.png')
+    assert (tmp_path / 'curves.png').exists()
+
+
+@pytest.mark.parametrize('rows, message', [([row()], 'these are of none'), (curves() + curves('Some GPU'), 'Some GPU')])
 def test_curves_that_cannot_be_drawn(tmp_path, rows, message):
     with pytest.raises(ValueError, match=message):
         draw_curves(rows, tmp_path / 'curves.png')

@@ -150,7 +150,7 @@ def test_a_file_of_another_task_by_the_same_name_is_refused(saved):
 
 
 def test_a_checkpoint_of_a_run_says_its_tasks_and_is_compared():
-    model = tiny_model(('saliency', 'lanes'), tasks=dict(saliency={}, lanes=dict(kind='binary')))
+    model = tiny_model(dict(saliency={}, lanes=dict(kind='binary')))
     runner = SimpleNamespace(model=model, work_dir='run', _load_from='run/iter_2.pth', _resume=False)
     checkpoint = dict(meta={}, state_dict=model.state_dict())
     MethodRecordHook().before_save_checkpoint(runner, checkpoint)

@@ -35,15 +35,16 @@ WITHIN_5_PERCENT = {
 
 @pytest.fixture(scope='module')
 def table(tmp_path_factory):
-    """The rows of the table, what was printed, and the page that it was written into."""
+    """The rows of the table, what was printed, the page that it was written into, and the rows of the second table."""
     page = tmp_path_factory.mktemp('docs') / 'parameters.md'
     shutil.copy(commands.ROOT / 'docs' / 'parameters.md', page)
     output = commands.run('tools/analysis/count_params.py', '--table', '--docs', str(page), '--json').stdout
-    return json.loads(output.splitlines()[-1]), output, page
+    tables = json.loads(output.splitlines()[-1])
+    return tables['methods'], output, page, tables['encoders']
 
 
 def test_the_table_is_within_the_tolerances_or_explained(table):
-    rows, output, _ = table
+    rows, output, *_ = table
     assert len({row['method'] for row in rows}) == len(rows) == 34
     for row in rows:
         assert set(row) == {'method', 'encoder_ours', 'encoder_published', 'diff_percent', 'passes', 'note'}
@@ -59,6 +60,16 @@ def test_the_table_is_within_the_tolerances_or_explained(table):
             limit = 5 if row['method'] in WITHIN_5_PERCENT else 2
             assert abs(100 * (ours / published - 1)) <= limit, row
             assert row['diff_percent'] == pytest.approx(100 * (ours / published - 1), abs=0.006)
+
+
+def test_the_table_of_encoders_counts_as_the_first_and_by_formula(table):
+    first, rows = ({row['method']: row for row in part} for part in (table[0], table[3]))
+    assert all(row['Swin-T']['ours'] == first[name]['encoder_ours'] for name, row in rows.items())
+    # Width 384, 12 blocks, 4 tasks: two projections with biases, and scales and shifts.
+    small = rows['VMT-Adapter']['DINOv2 ViT-S']
+    assert small['ours'] == 12 * (2 * 384 * 96 + 96 + 384 + 4 * 2 * 384)
+    assert small['percent'] == round(100 * small['ours'] / rows['BitFit']['DINOv2 ViT-S']['encoder'], 3)
+    assert "have no 'qkv'" in rows['LoRA']['MiT-B2']['refused']
 
 
 def test_the_claims_of_polyhistor_and_the_passes(table):

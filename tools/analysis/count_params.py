@@ -1,9 +1,11 @@
 """Count the parameters of a config by group: what adapters add, trained norms and biases, decoders, and the frozen
-rest. With --table, count all methods of the benchmark on Swin-T beside the figures reported for them."""
+rest. With --table, count all methods of the benchmark on Swin-T beside the figures reported for them, and methods on
+other encoders."""
 
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,12 +18,16 @@ from torch import nn
 import mmvmt  # noqa: F401  makes the scope known before the config is read
 from mmvmt.adapters.parts import norm_parameters
 from mmvmt.models import AdaptedEncoder, parameter_groups
+from mmvmt.models.backbones.plugins import build_method
 from mmvmt.models.parameter_groups import count
 from mmvmt.registry import MODELS
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 MARKS = '<!-- parameters:begin -->', '<!-- parameters:end -->'
 """Between these, --docs writes the table."""
+
+ENCODER_MARKS = '<!-- encoders:begin -->', '<!-- encoders:end -->'
+"""Between these, --docs writes the table of encoders."""
 
 
 @dataclass(frozen=True)
@@ -136,12 +142,44 @@ ROWS = (
 )
 
 
+ENCODERS = {
+    'Swin-T': 'swin_t_mlp.py',
+    'Swin V2-T': 'swin_v2_t_mlp.py',
+    'MiT-B2': 'mit_b2_mlp.py',
+    'PVT v2-B2': 'pvt_v2_b2_mlp.py',
+    'DINOv2 ViT-S': 'dinov2_s_mlp.py',
+    'DINOv2 ViT-B': 'dinov2_b_mlp.py',
+}
+"""Encoders of the second table: base configs of models."""
+
+ON_ENCODERS = (
+    'BitFit',
+    'VPT-deep',
+    'LoRA',
+    'Low-rank adapter',
+    'Adapter (one per task)',
+    'Shared adapter',
+    'Polyhistor',
+    'Polyhistor-Lite',
+    'VMT-Adapter',
+    'VMT-Adapter-Lite',
+    'MTLoRA, rank 16',
+    'SSF',
+    'DoRA',
+    'Mona',
+    'AdaptFormer',
+)
+"""Methods of the second table, as they stand in the first."""
+
+
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', nargs='?', help='config file')
     parser.add_argument('--table', action='store_true', help='count all methods of the benchmark instead')
     parser.add_argument('--docs', metavar='FILE', help='with --table: also renew the table in this Markdown file')
-    parser.add_argument('--json', action='store_true', help='print JSON as the last line: an object, or a list of rows')
+    parser.add_argument(
+        '--json', action='store_true', help='print JSON as the last line, with --table the rows of both tables'
+    )
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, help='override config entries, as key=value pairs'
     )
@@ -225,6 +263,41 @@ def table_row(row: Row) -> dict:
     )
 
 
+def encoder_rows() -> list[dict]:
+    """Trainable parameters of the encoder part by method, each on every encoder, with the options of the first table.
+
+    Returns:
+        ``method``, and for every encoder of :data:`ENCODERS` that count, its percentage of the encoder, and the reason
+        where the encoder has no such slot: ``{'Swin-T': dict(ours=..., percent=..., refused=None)}``.
+    """
+    plugins = {row.method: Config.fromfile(CONFIGS / row.configs[0]).model.backbone.plugins for row in ROWS}
+    rows = [dict(method=method) for method in ON_ENCODERS]
+    for name, base in ENCODERS.items():
+        cfg = Config.fromfile(CONFIGS / '_base_' / 'models' / base)
+        encoder = build(cfg).backbone
+        whole = count(encoder.own_parameters().values())
+        for row in rows:
+            row[name] = dict(ours=None, percent=None, refused=None)
+            try:
+                methods = [build_method(plugin, encoder, encoder.tasks) for plugin in plugins[row['method']]]
+            except ValueError as error:
+                row[name]['refused'] = str(error)
+                continue
+            trained = {}
+            for method in methods:
+                method.attach(encoder)
+                trained |= {id(p): p for p in (*method.parameters(), *method.encoder_parameters(encoder))}
+            ours = count(trained.values())
+            row[name].update(ours=ours, percent=round(100 * ours / whole, 3))
+        rows[0][name]['encoder'] = whole
+    return rows
+
+
+def encoder_cells(row: dict) -> list[str]:
+    """A row of the table of encoders as text."""
+    return [row['method'], *('-' if row[n]['refused'] else f'{row[n]["percent"]:.2f} %' for n in ENCODERS)]
+
+
 def _norm_counts(model: nn.Module) -> dict[str, int]:
     """Entries of the adapters, of the LayerNorms of encoder and heads, and of all of these."""
     own = {id(p) for p in model.backbone.own_parameters().values()}
@@ -260,17 +333,28 @@ def check_docs(path: Path) -> None:
     """
     if not path.is_file():
         raise SystemExit(f'{path} does not exist')
-    if not all(mark in path.read_text(encoding='utf-8') for mark in MARKS):
-        raise SystemExit(f'{path} has no place for the table: it needs the lines {MARKS[0]} and {MARKS[1]}')
+    for marks in (MARKS, ENCODER_MARKS):
+        if not all(mark in path.read_text(encoding='utf-8') for mark in marks):
+            raise SystemExit(f'{path} has no place for the table: it needs the lines {marks[0]} and {marks[1]}')
 
 
-def write_docs(path: Path, rows: list[dict]) -> None:
-    """Put the table between the marks of a Markdown file."""
-    before, rest = path.read_text(encoding='utf-8').split(MARKS[0], 1)
-    after = rest.split(MARKS[1], 1)[1]
-    lines = ['| ' + ' | '.join(line) + ' |' for line in [HEADER, *(cells(row) for row in rows)]]
-    lines.insert(1, '|---|' + '---:|' * 3 + '---|---|')
-    path.write_text(before + '\n'.join([MARKS[0], *lines, MARKS[1]]) + after, encoding='utf-8')
+def write_docs(path: Path, marks: tuple[str, str], lines: list[list[str]], alignment: str) -> None:
+    """Put a table, whose first line is its header, between two marks of a Markdown file."""
+    before, rest = path.read_text(encoding='utf-8').split(marks[0], 1)
+    after = rest.split(marks[1], 1)[1]
+    text = ['| ' + ' | '.join(line) + ' |' for line in lines]
+    text.insert(1, alignment)
+    path.write_text(before + '\n'.join([marks[0], *text, marks[1]]) + after, encoding='utf-8')
+
+
+def print_table(console: Console, title: str, lines: list[list[str]], left: Sequence[int]) -> None:
+    """Print a table whose first line is its header, with the columns ``left`` not set to the right."""
+    table = Table(title=title)
+    for index, name in enumerate(lines[0]):
+        table.add_column(name, justify='left' if index in left else 'right')
+    for line in lines[1:]:
+        table.add_row(*line)
+    console.print(table)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -280,17 +364,17 @@ def main(argv: list[str] | None = None) -> int:
     if args.table:
         if args.docs:
             check_docs(Path(args.docs))
-        rows = [table_row(row) for row in ROWS]
-        table = Table(title='Trainable parameters of the encoder part, Swin-T, four tasks')
-        for index, name in enumerate(HEADER):
-            table.add_column(name, justify='right' if 1 <= index <= 3 else 'left')
-        for row in rows:
-            table.add_row(*cells(row))
-        console.print(table)
+        rows, on_encoders = [table_row(row) for row in ROWS], encoder_rows()
+        lines = [HEADER, *map(cells, rows)]
+        print_table(console, 'Trainable parameters of the encoder part, Swin-T, four tasks', lines, (0, 4, 5))
+        sizes = [f'{name}, {on_encoders[0][name]["encoder"] / 1e6:.1f} M' for name in ENCODERS]
+        of_encoders = [['method', *sizes], *map(encoder_cells, on_encoders)]
+        print_table(console, 'The same as percentages of the encoder', of_encoders, (0,))
         if args.docs:
-            write_docs(Path(args.docs), rows)
+            write_docs(Path(args.docs), MARKS, lines, '|---|' + '---:|' * 3 + '---|---|')
+            write_docs(Path(args.docs), ENCODER_MARKS, of_encoders, '|---|' + '---:|' * len(ENCODERS))
         if args.json:
-            print(json.dumps(rows))
+            print(json.dumps(dict(methods=rows, encoders=on_encoders)))
         return 0
     cfg = Config.fromfile(args.config)
     if args.cfg_options is not None:

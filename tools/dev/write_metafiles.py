@@ -29,6 +29,8 @@ TRAINING_DATA = {
 }
 ENCODERS = {
     'dinov2_s': 'DINOv2 ViT-S/14',
+    'dinov2_b': 'DINOv2 ViT-B/14',
+    'swin_v2_t': 'Swin V2-T',
     'mit_b2': 'MiT-B2',
     'pvt_v2_b2': 'PVT v2-B2',
     'vit-s': 'ViT-S/16',
@@ -40,7 +42,7 @@ ENCODERS = {
     'mit-b0': 'MiT-B0',
     'mit-b2': 'MiT-B2',
 }
-"""Encoders besides Swin Transformers, by what names of configs call them."""
+"""Encoders besides those of Swin V1, by what names of configs call them."""
 
 
 @dataclass(frozen=True)
@@ -190,12 +192,12 @@ def encoder_of(stem: str) -> str:
     Raises:
         KeyError: It names none.
     """
-    size = re.search(r'swin_([a-z]+)', stem)
-    if size is not None:
-        return f'Swin-{size[1].upper() if len(size[1]) == 1 else size[1]}'
     for name, encoder in ENCODERS.items():
         if name in stem:
             return encoder
+    size = re.search(r'swin_([a-z]+)', stem)
+    if size is not None:
+        return f'Swin-{size[1].upper() if len(size[1]) == 1 else size[1]}'
     raise KeyError(f'{stem} names no encoder: {", ".join(ENCODERS)}')
 
 

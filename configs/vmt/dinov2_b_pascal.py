@@ -1,0 +1,8 @@
+# VMT-Adapter, DINOv2 ViT-B/14, LVD-142M encoder, four tasks of PASCAL-Context.
+_base_ = [
+    '../_base_/models/dinov2_b_mlp.py',
+    '../_base_/datasets/pascal_context_mt.py',
+    '../_base_/schedules/schedule_40k.py',
+    '../_base_/default_runtime.py',
+]
+model = dict(backbone=dict(plugins=[dict(cfg=dict(type='mmvmt.VMTAdapter', reduction=4), position='ffn')]))

@@ -104,6 +104,21 @@ def test_all_tasks_do_too():
     assert set(devices.values()) == {DEVICE}
 
 
+@pytest.mark.parametrize(
+    'task_weights', [dict(type='mmvmt.UncertaintyWeights'), dict(type='mmvmt.DynamicWeightAverage', interval=1)]
+)
+def test_declared_tasks_and_weights_of_tasks_do_too(task_weights):
+    tasks = dict(
+        flow=dict(kind='values', channels=2, motion='displacement', loss=dict(type='mmvmt.HuberPixelLoss')),
+        range=dict(kind='metric', scale='log', motion='disparity'),
+        wind=dict(kind='vectors', channels=2),
+        lanes=dict(kind='binary'),
+    )
+    devices = run(MODELS.build(model_cfg(tasks, gradients_at_once=False, task_weights=task_weights)))
+    assert {'flow.weight', 'lanes.unweighted', 'range predicted'} < set(devices)
+    assert set(devices.values()) == {DEVICE}
+
+
 def test_deformable_heads_do_too(monkeypatch):
     """mmcv's operator is compiled and sees addresses: here something of its shape, made of all that it takes."""
 

@@ -11,6 +11,7 @@ from .polyhistor import Polyhistor, PolyhistorLite
 from .prompt import VPTDeep, VPTShallow
 from .selective import BitFit, DecodersOnly, FullFineTuning, NormTuning, PartTuning, RelativePositionBias
 from .ssf import SSF
+from .tadformer import TADFormer
 from .vmt import VMTAdapter, VMTAdapterLite
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     'RelativePositionBias',
     'SharedAdapter',
     'Site',
+    'TADFormer',
     'VMTAdapter',
     'VMTAdapterLite',
     'VPTDeep',

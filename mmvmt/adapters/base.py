@@ -62,6 +62,9 @@ class Method(nn.Module):
     """Whether prompts that are carried on are added to what attention makes of them, as the stream is. Else that goes
     into the MLP alone, whose outputs are added to the prompts."""
 
+    tasks_interact: bool = False
+    """Whether the features of a task depend on which other tasks there are: one that is added changes them all."""
+
     is_merged: bool = False
     """Whether the method's effect is in the encoder's own weights at present, see :meth:`merge`."""
 

@@ -19,8 +19,83 @@ from .branching import BranchingMethod
 from .lora import LowRankUpdate
 
 
+class SharedUpdates(BranchingMethod):
+    r"""Low-rank updates that all tasks share: what MTLoRA and TADFormer have in common.
+
+    .. math:: L(x) = W x + b + s B A\, \mathrm{drop}(x)
+
+    Args:
+        sites: Places to fill, in the encoder's order; linear layers among them get an update.
+        tasks: Task names.
+        rank: Rank r of the updates.
+        scale: The factor s.
+        dropout: Probability with which an entry of an update's input is dropped in training.
+        **kwargs: Which parts of the encoder train, see :class:`~mmvmt.adapters.branching.BranchingMethod`.
+
+    Raises:
+        ValueError: An argument is out of its range, or a layer that the tails pass is not filled.
+    """
+
+    def __init__(
+        self, sites: Sequence[Site], tasks: Sequence[str], *, rank: int, scale: float, dropout: float, **kwargs: Any
+    ) -> None:
+        super().__init__(sites, tasks, **kwargs)
+        _check_rank('rank', rank)
+        for name, value, limit in (('scale', scale, math.inf), ('dropout', dropout, 1)):
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < limit:
+                raise ValueError(f'{name} must be a number of at least 0 and below {limit}, got {value!r}')
+        self.scale = float(scale)
+        self.updates = _updates([site for site in self.sites if site.slot in BranchingMethod.positions], rank, dropout)
+
+    def reset_parameters(self) -> None:
+        """Start without an update: every B is zero."""
+        super().reset_parameters()
+        for module in self.modules():
+            if isinstance(module, LowRankUpdate):
+                module.reset_parameters()
+
+    def adapt(
+        self, site: Site, inputs: Tensor, outputs: Tensor, task: str | None, generated: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        if self.is_merged and site not in self.tail_sites:
+            self.refuse_training()
+            return outputs, None
+        update = self.updates[site.key]
+        dropped = update.drop(inputs)
+        return torch.add(outputs, update.of_dropped(dropped), alpha=self.scale), dropped
+
+    def merged_sites(self) -> list[Site]:
+        return [site for site in super().merged_sites() if site.key in self.updates]
+
+    def merge_into(self, encoder: nn.Module) -> None:
+        """Add the shared updates to the weights of all layers but those that tails pass.
+
+        Those stay as they are: the tails need the layer's output without the shared update.
+        """
+        self._add_to(encoder, 1)
+
+    def take_out_of(self, encoder: nn.Module) -> None:
+        self._add_to(encoder, -1)
+
+    def _add_to(self, encoder: nn.Module, sign: int) -> None:
+        for site in self.merged_sites():
+            weight = encoder.layer_of(site).weight
+            weight.copy_(weight.double() + sign * self.scale * self.updates[site.key].weight())
+
+
+def _check_rank(name: str, value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f'{name} must be an integer of at least 1, got {value!r}')
+
+
+def _updates(sites: Iterable[Site], rank: int, dropout: float) -> nn.ModuleDict:
+    """An update for each of some layers, A uniform in its range as published."""
+    widths = {site.key: (site.in_channels, site.out_channels) for site in sites}
+    return nn.ModuleDict({key: LowRankUpdate(*w, rank, dropout, uniform=True) for key, w in widths.items()})
+
+
 @ADAPTERS.register_module()
-class MTLoRA(BranchingMethod):
+class MTLoRA(SharedUpdates):
     r"""Shared low-rank updates in every block, and updates per task in the tails of the stages' last blocks.
 
     .. math::
@@ -29,7 +104,7 @@ class MTLoRA(BranchingMethod):
 
     L is a layer of the stream that all tasks share, :math:`L_t` the same layer in the tail of task t: its frozen part
     is that of the shared stream, which is computed anyway, and only the update sees the task's own stream :math:`x_t`.
-    So the encoder runs once, and a task costs its updates.
+    So the encoder runs once, and a task costs its updates. The start is the frozen network.
 
     Args:
         sites: Linear layers to fill, in the encoder's order.
@@ -41,6 +116,8 @@ class MTLoRA(BranchingMethod):
             updates of ``proj`` see the same input with the same entries dropped, those of ``fc1`` and ``fc2`` all.
         own_stream: Whether the frozen part of ``fc1`` and ``fc2`` sees the task's own stream too. The paper's formula
             can be read like this; the published code and figures have False. It costs the frozen MLP once per task.
+        add_shared: Whether :math:`L_t` contains the shared update of its own layer too (the mode ``matrixv2`` of the
+            published code, which no published figure uses).
         **kwargs: ``patch_embed``, ``norms``, ``position_bias``, ``merging``: which parts of the encoder train, all by
             default, see :class:`~mmvmt.adapters.branching.BranchingMethod`.
 
@@ -58,40 +135,24 @@ class MTLoRA(BranchingMethod):
         scale: float = 4.0,
         dropout: float = 0.05,
         own_stream: bool = False,
+        add_shared: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(sites, tasks, **kwargs)
-        for name, value in (('rank', rank), ('task_rank', task_rank)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f'{name} must be an integer of at least 1, got {value!r}')
-        for name, value, limit in (('scale', scale, math.inf), ('dropout', dropout, 1)):
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < limit:
-                raise ValueError(f'{name} must be a number of at least 0 and below {limit}, got {value!r}')
-        self.scale = float(scale)
+        super().__init__(sites, tasks, rank=rank, scale=scale, dropout=dropout, **kwargs)
+        _check_rank('task_rank', task_rank)
         self.own_stream = own_stream
-
-        def updates(sites: Iterable[Site], rank: int, dropout: float) -> nn.ModuleDict:
-            widths = {site.key: (site.in_channels, site.out_channels) for site in sites}
-            return nn.ModuleDict({key: LowRankUpdate(*w, rank, dropout, uniform=True) for key, w in widths.items()})
-
-        self.updates = updates(self.sites, rank, dropout)
-        self.tails = nn.ModuleDict({task: updates(self.tail_sites, task_rank, 0.0) for task in self.tasks})
+        self.add_shared = add_shared
+        self.tails = nn.ModuleDict({task: _updates(self.tail_sites, task_rank, 0.0) for task in self.tasks})
         self._layers: dict[str, nn.Linear] = {}
         self._unread: tuple[str, ...] = ()
 
     def attach(self, encoder: nn.Module) -> None:
         super().attach(encoder)
         self._layers = {site.key: encoder.layer_of(site) for site in self.tail_sites}
-        # Nothing reads what the shared stream's very last layer puts out.
+        # Nothing reads what the shared stream's very last layer puts out, unless tails contain its update.
         last = encoder.block_indices()[-1]
-        self._unread = tuple(s.key for s in self.sites if (s.stage, s.block) == last and s.slot == 'fc2')
-
-    def reset_parameters(self) -> None:
-        """Start from the frozen network: every B is zero."""
-        super().reset_parameters()
-        for module in self.modules():
-            if isinstance(module, LowRankUpdate):
-                module.reset_parameters()
+        unread = (s.key for s in self.sites if (s.stage, s.block) == last and s.slot == 'fc2')
+        self._unread = () if self.add_shared else tuple(unread)
 
     def task_parts(self) -> Sequence[nn.ModuleDict]:
         return (self.tails,)
@@ -99,39 +160,14 @@ class MTLoRA(BranchingMethod):
     def unread_parameters(self) -> list[nn.Parameter]:
         return [p for key in self._unread for p in self.updates[key].parameters()]
 
-    def adapt(
-        self, site: Site, inputs: Tensor, outputs: Tensor, task: str | None, generated: Any
-    ) -> tuple[Tensor, Tensor | None]:
-        if self.is_merged and site not in self.tail_sites:
-            self.refuse_training()
-            return outputs, None
-        update = self.updates[site.key]
-        dropped = update.drop(inputs)
-        return torch.add(outputs, update.of_dropped(dropped), alpha=self.scale), dropped
-
     def branch(
         self, site: Site, own: Tensor | None, shared: SharedLayer, task: str, generated: Any
     ) -> tuple[Tensor, Tensor | None]:
         update = self.tails[task][site.key]
-        if own is None:
-            return torch.add(shared.frozen, update(shared.handed), alpha=self.scale), None
-        frozen = self._layers[site.key](own) if self.own_stream else shared.frozen
-        return torch.add(frozen, update(own), alpha=self.scale), None
-
-    def merge_into(self, encoder: nn.Module) -> None:
-        """Add the shared updates to the weights of all layers but those that tails pass.
-
-        Those stay as they are: the tails need the layer's output without the shared update.
-        """
-        self._add_to(encoder, 1)
-
-    def take_out_of(self, encoder: nn.Module) -> None:
-        self._add_to(encoder, -1)
-
-    def _add_to(self, encoder: nn.Module, sign: int) -> None:
-        for site in self.merged_sites():
-            weight = encoder.layer_of(site).weight
-            weight.copy_(weight.double() + sign * self.scale * self.updates[site.key].weight())
+        frozen = self._layers[site.key](own) if own is not None and self.own_stream else shared.frozen
+        if self.add_shared:
+            frozen = torch.add(frozen, self.updates[site.key].of_dropped(shared.handed), alpha=self.scale)
+        return torch.add(frozen, update(shared.handed if own is None else own), alpha=self.scale), None
 
 
 @ADAPTERS.register_module()

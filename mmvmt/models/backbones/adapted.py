@@ -69,6 +69,9 @@ class AdaptedEncoder(BaseModule):
     offers_branches: ClassVar[bool] = False
     """Whether blocks run tails of tasks, see :meth:`mmvmt.adapters.Method.branch`."""
 
+    offers_prompt_scores: ClassVar[bool] = False
+    """Whether tails see the scores of prompts, see :attr:`mmvmt.adapters.Method.wants_prompt_scores`."""
+
     num_features: Sequence[int]
     out_indices: Sequence[int]
 

@@ -59,6 +59,11 @@ def build_method(plugin: dict, encoder: AdaptedEncoder, tasks: Sequence[str]) ->
             f'{method.__name__} runs a tail per task beside the last block of each stage, which blocks of '
             f'{encoder.label} do not offer'
         )
+    if method.wants_prompt_scores and not encoder.offers_prompt_scores:
+        raise ValueError(
+            f'{method.__name__} compares the prompts of tasks with the tokens of the image in the attention, and '
+            f'blocks of {encoder.label} do not hand out these products'
+        )
     sites = [
         Site(
             stage,

@@ -147,6 +147,7 @@ class AdaptedSwin(AdaptedEncoder, SwinTransformer):
 
     slots = SLOTS
     offers_branches = True
+    offers_prompt_scores = True
 
     def __init__(
         self,

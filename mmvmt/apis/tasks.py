@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,7 +32,8 @@ def add_task(
 
     The encoder, what tasks share, the other tasks' parts of the adapters and their heads keep every bit; they are
     frozen, the other heads are in evaluation mode and are not run while the new task trains. ``set_trained_tasks()``
-    of the model lets everything train again.
+    of the model lets everything train again. So the other tasks' outputs stay the same, but for methods whose tasks
+    depend on each other, of which a warning tells, see :func:`interacting_methods`.
 
     Args:
         model: The model, not wrapped for several ranks; in other wrappers, such as ``torch.compile``, it may be.
@@ -51,11 +53,22 @@ def add_task(
         raise ValueError(f'the model has task {task!r} already; its tasks are {", ".join(model.tasks)}')
     built = model.build_head(task, head)
     built.init_weights()
+    if methods := interacting_methods(model):
+        warnings.warn(
+            f'with {", ".join(methods)} the features of a task depend on which other tasks there are: the outputs of '
+            f'{", ".join(model.tasks)} change as {task!r} is added. Test them again',
+            stacklevel=2,
+        )
     # The last check that can fail; what follows cannot.
     model.backbone.add_task(task)
     model.heads[task] = built.to(_device_of(model))
     _set_tasks(model, (*model.tasks, task))
     model.set_trained_tasks((task,))
+
+
+def interacting_methods(model: MultiTaskEncoderDecoder) -> list[str]:
+    """Names of the methods in a model with which a task that is added changes the outputs of the others."""
+    return [type(adapter).__name__ for adapter in _bare(model).backbone.adapters if adapter.tasks_interact]
 
 
 def remove_task(model: MultiTaskEncoderDecoder, task: str) -> None:

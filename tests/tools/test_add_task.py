@@ -53,6 +53,22 @@ def test_says_which_outputs_stayed_identical(added):
     assert 'torch' in record['versions']
 
 
+def test_says_first_that_tasks_depend_on_each_other(tool, tiny_config, tmp_path, capsys):
+    config, checkpoint = tmp_path / 'tadformer.py', tmp_path / 'start.pth'
+    plugin = dict(cfg=dict(type='mmvmt.TADFormer', rank=2))
+    config.write_text(f'_base_ = {str(tiny_config)!r}\nmodel = dict(backbone=dict(plugins=[{plugin!r}]))\n')
+    model = build_model(Config.fromfile(config))
+    perturb(model)
+    torch.save(dict(meta={}, state_dict=model.state_dict()), checkpoint)
+    arguments = [config, checkpoint, '--task', 'depth', '--work-dir', tmp_path / 'out', '--images', 1, *OPTIONS]
+    with pytest.warns(
+        UserWarning, match=r'with TADFormer the features of a task depend on which other tasks there are'
+    ):
+        assert tool([*map(str, arguments)]) == 0
+    assert json.loads((tmp_path / 'out/added_task.json').read_text())['identical'] == dict.fromkeys(OLD_TASKS, False)
+    assert 'outputs of other tasks have changed' not in capsys.readouterr().err
+
+
 def test_nothing_but_the_new_task_moved(added, checkpoint):
     old = read_checkpoint(str(checkpoint))['state_dict']
     start, end = (read_checkpoint(str(added / name))['state_dict'] for name in ('start.pth', 'model.pth'))

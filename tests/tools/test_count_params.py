@@ -83,6 +83,7 @@ def test_the_claims_of_polyhistor_and_the_passes(table):
     shared |= {'patch embedding, norms, position tables', 'patch embedding, norms, position tables, merging'}
     shared |= {'SSF', 'DoRA', 'Mona', 'AdaptFormer', 'DiTASK', 'DiTASK, layers between stages frozen'}
     shared |= {f'MTLoRA, rank {rank}' for rank in (16, 32, 64)} | {f'MTLoRA+, rank {rank}' for rank in (4, 8, 16)}
+    shared |= {f'TADFormer, rank {rank}' for rank in ('16', '32', '64', '64, fixed filters')}
     assert one == shared
 
 

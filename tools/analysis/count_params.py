@@ -135,6 +135,22 @@ ROWS = (
         'encoder',
     ),
     Row('DiTASK, layers between stages frozen', ('ditask/swin_t_small_pascal.py',), None),
+    *(
+        Row(
+            f'TADFormer, rank {rank}',
+            (f'tadformer/swin_t_r{rank}_pascal.py',),
+            None,
+            f'reported with decoders: {reported} M, which is {{ours:,}} + 5,952 in norms that nothing reads + '
+            "1,946,624 of the authors'",
+        )
+        for rank, reported in ((16, 3.56), (32, 4.78), (64, 7.38))
+    ),
+    Row(
+        'TADFormer, rank 64, fixed filters',
+        ('tadformer/swin_t_r64_static_pascal.py',),
+        None,
+        'what the published code builds, but for 5,952 in norms that nothing reads',
+    ),
     Row('SSF', ('baselines/swin_t_ssf_pascal.py',), None),
     Row('DoRA', ('baselines/swin_t_dora_pascal.py',), None),
     Row('Mona', ('baselines/swin_t_mona_pascal.py',), None),

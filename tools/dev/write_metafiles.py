@@ -132,6 +132,14 @@ COLLECTIONS = (
         ('DiTASK',),
     ),
     Collection(
+        'TADFormer',
+        'tadformer',
+        'TADFormer: Task-Adaptive Dynamic Transformer for Efficient Multi-Task Learning',
+        '2501.04293',
+        'methods/tadformer.md',
+        ('TADFormer',),
+    ),
+    Collection(
         'DoRA',
         'baselines',
         'DoRA: Weight-Decomposed Low-Rank Adaptation',

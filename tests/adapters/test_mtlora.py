@@ -21,7 +21,7 @@ def product(update):
     return 4 * update.up_weight @ update.down_weight
 
 
-def reference(swin, task, own_stream=False):
+def reference(swin, task, own_stream=False, add_shared=False):
     """Features of a task: mmseg's Swin with the shared updates in its weights, and the tails written out."""
     (method,) = swin.adapters
     frozen, plain = SwinTransformer(**SWIN), SwinTransformer(**SWIN)
@@ -48,10 +48,11 @@ def reference(swin, task, own_stream=False):
         g = F.gelu(block.ffn.layers[0][0](n))
         at = f'stage{index}_block{len(stage.blocks) - 1}_'
         change = {slot: product(method.tails[task][at + slot]) for slot in ('proj', 'fc1', 'fc2')}
-        u = h + own.attn.w_msa.proj(o) + o @ change['proj'].T
+        of_all = {slot: add_shared * product(method.updates[at + slot]).T for slot in ('proj', 'fc1', 'fc2')}
+        u = h + own.attn.w_msa.proj(o) + o @ change['proj'].T + o @ of_all['proj']
         n_t = own.norm2(u)
-        g_t = F.gelu(own.ffn.layers[0][0](n_t if own_stream else n) + n_t @ change['fc1'].T)
-        y = u + own.ffn.layers[1](g_t if own_stream else g) + g_t @ change['fc2'].T
+        g_t = F.gelu(own.ffn.layers[0][0](n_t if own_stream else n) + n_t @ change['fc1'].T + n @ of_all['fc1'])
+        y = u + own.ffn.layers[1](g_t if own_stream else g) + g_t @ change['fc2'].T + g @ of_all['fc2']
         features.append(y.transpose(1, 2).unflatten(2, hw))
         if stage.downsample is not None:
             x, hw = stage.downsample(x, hw)
@@ -59,14 +60,14 @@ def reference(swin, task, own_stream=False):
 
 
 @pytest.mark.parametrize('method', ['MTLoRA', 'MTLoRAPlus'])
-@pytest.mark.parametrize('own_stream', [False, True])
+@pytest.mark.parametrize('options', [dict(), dict(own_stream=True), dict(add_shared=True)], ids=str)
 @pytest.mark.parametrize('order', ['sequential', 'stacked'])
-def test_equals_the_formulas(method, own_stream, order):
-    swin = mt_swin(method, own_stream=own_stream)
+def test_equals_the_formulas(method, options, order):
+    swin = mt_swin(method, **options)
     swin.task_order = order
     features = swin(IMAGES)
     for task in FOUR_TASKS:
-        for a, b in zip(features[task], reference(swin, task, own_stream)):
+        for a, b in zip(features[task], reference(swin, task, **options)):
             torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
     assert not torch.allclose(features['semseg'][0], features['normals'][0])
 

@@ -233,6 +233,6 @@ def test_a_task_without_a_main_figure_trains_without_validation(tiny_config, mon
     assert list(enlarged.val_evaluator.metrics) == list(OLD_TASKS)
     plan = training_config(enlarged, 'edge', load_from='start.pth')
     assert plan.val_dataloader is plan.val_evaluator is plan.val_cfg is None
-    assert plan.train_dataloader.dataset.tasks == ['edge']
+    assert list(plan.train_dataloader.dataset.tasks) == ['edge']
     assert plan.model.train_cfg == dict(tasks=['edge'])
     assert enlarged.val_dataloader is not None

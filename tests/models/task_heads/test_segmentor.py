@@ -185,7 +185,8 @@ def test_learns_what_mmseg_learns():
     for head, own in zip(theirs, (ours.decode_head, ours.auxiliary_heads[0])):
         head.load_state_dict(own.state_dict())
 
-    maps, others, target = features(), features(), labels()
+    # Of ignored pixels mmseg's weights of classes cannot tell in every release.
+    maps, others, target = features(), features(), labels().clamp(max=4)
     samples = [SegDataSample(gt_sem_seg=PixelData(data=label.long())) for label in target]
     got = ours.losses(ours(maps), target)
     expected = [head.loss(others, samples, {}) for head in theirs]

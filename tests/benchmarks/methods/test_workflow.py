@@ -59,7 +59,7 @@ def test_every_config_exists_and_is_its_own():
     for options in ({}, dict(preset='pascal', data_root='docs')):
         comparison = Comparison(options)
         found = [(comparison.config(comparison.main, model), *spec.options) for model, spec in MODELS.items()]
-        assert len(set(found)) == len(found) == 38
+        assert len(set(found)) == len(found) == 39
         assert all((commands.ROOT / config).is_file() for config, *_ in found)
     scaling = list(Comparison({}).entries('scaling'))
     assert len(scaling) == 4 * 3

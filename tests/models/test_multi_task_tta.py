@@ -5,10 +5,16 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from mmengine.dataset import pseudo_collate
+from mmengine.registry import DATASETS
 from mmengine.structures import PixelData
+from own_folder import TASKS as OWN_TASKS
+from own_folder import build_own_folder
 from tiny import FOUR_TASKS, tiny_model
 
+from mmvmt.evaluation import MultiTaskEvaluator
 from mmvmt.models import MultiTaskTTAModel
+from mmvmt.structures import TASKS as TASKS_TABLE
 from mmvmt.structures import MultiTaskDataSample
 
 TASKS = (*FOUR_TASKS, 'depth')
@@ -132,3 +138,57 @@ def test_a_pipeline_without_augmentations_is_refused(model):
     data = batch([(1.0,)])
     with pytest.raises(TypeError, match=r'tta_pipeline has to end with mmcv\.TestTimeAug'):
         MultiTaskTTAModel(model).test_step({key: values[0] for key, values in data.items()})
+
+
+MOVING = dict(
+    flow=dict(kind='values', channels=2, motion='displacement'),
+    disparity=dict(kind='metric', motion='disparity'),
+    wind=dict(kind='vectors', channels=2, axes=('right', 'down')),
+    heat=dict(kind='values'),
+)
+TRUTH = dict(flow=(3.0, -2.0), disparity=(4.0,), wind=(0.6, 0.8), heat=(-7.0,))
+"""The same at every pixel of the image at its own size."""
+
+
+def test_what_moves_with_the_picture_is_brought_back(monkeypatch):
+    model = tiny_model(MOVING)
+
+    def of_augmentation(inputs, samples):
+        """Logits of a model that is right, in the picture as it is shown to it."""
+        scale, mirror = samples[0].img_shape[1] / SIZE[1], -1 if samples[0].flip else 1
+        shown = dict(
+            flow=(3 * scale * mirror, -2 * scale), disparity=(4 * scale,), wind=(0.6 * mirror, 0.8), heat=(-7.0,)
+        )
+        # As outputs read them: metric values are positive by themselves.
+        return {
+            task: torch.tensor(values).view(1, -1, 1, 1).expand(len(samples), -1, *inputs.shape[2:])
+            for task, values in shown.items()
+        }
+
+    monkeypatch.setattr(model, 'full_logits', of_augmentation)
+    for sample in MultiTaskTTAModel(model).test_step(batch([(1.0,), (0.75, 'horizontal'), (1.25,)])):
+        for task, values in TRUTH.items():
+            expected = torch.tensor(values).view(-1, 1, 1).expand(-1, *SIZE)
+            torch.testing.assert_close(sample.pred.get(task), expected, msg=task)
+
+
+def test_images_without_some_labels_pass_through(tmp_path):
+    own = build_own_folder(tmp_path / 'own', 4)
+    transforms = [
+        [dict(type='mmcv.Resize', scale_factor=ratio, keep_ratio=True) for ratio in (0.5, 1.0)],
+        [dict(type='mmvmt.MultiTaskRandomFlip', prob=prob) for prob in (0.0, 1.0)],
+        [dict(type='mmvmt.LoadMultiTaskAnnotations')],
+        [dict(type='mmvmt.PackMultiTaskInputs')],
+    ]
+    pipeline = [dict(type='mmvmt.LoadMultiTaskImage'), dict(type='mmcv.TestTimeAug', transforms=transforms)]
+    dataset = DATASETS.build(own.config(pipeline=pipeline, test_mode=True))
+    model = MultiTaskTTAModel(tiny_model(OWN_TASKS))
+    evaluator = MultiTaskEvaluator(tasks=OWN_TASKS)
+    evaluator.dataset_meta = dataset.metainfo
+    for sample in (sample for index in range(4) for sample in model.test_step(pseudo_collate([dataset[index]]))):
+        for task, maps in own.maps.items():
+            assert sample.pred.get(task).shape[-2:] == sample.gt.get(task).shape[-2:] == (40, 60)
+            assert TASKS_TABLE[task].known(sample.gt.get(task)).any() == (sample.img_id in maps)
+        evaluator.process([sample])
+    figures = evaluator.evaluate(4)
+    assert {key.split('/')[0] for key in figures} >= set(OWN_TASKS)

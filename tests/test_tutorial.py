@@ -26,13 +26,12 @@ from mmvmt.registry import MODELS
 
 PAGE = doc_checks.Page(ROOT / 'docs/tutorial.md')
 TEMPLATE = ROOT / 'configs/custom/three_tasks.py'
-SWIN = dict(embed_dims=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2))
+SWIN = dict(embed_dims=8, depths=(1, 1), num_heads=(1, 2), strides=(4, 2), out_indices=(0, 1), window_size=4)
 TINY = {
     "'../_base_/": f"'{ROOT}/configs/_base_/",
     "data_root = 'data/fields'": "data_root = '{root}/data/fields'",
-    'embed_dims=96': 'embed_dims=8',
-    'depths=(2, 2, 6, 2)': 'depths=(1, 1, 1, 1)',
-    'num_heads=(3, 6, 12, 24)': 'num_heads=(1, 1, 2, 2)',
+    '        embed_dims=96,\n        depths=(2, 2, 6, 2),\n        num_heads=(3, 6, 12, 24),\n': f'        **{SWIN},\n',
+    '    heads=dict(type': "    task_weights=dict(type='mmvmt.UncertaintyWeights'),\n    heads=dict(type",
     'channels=256': "channels=8, norm_cfg=dict(type='GN', num_groups=2)",
     'crop_size=(512, 512)': 'crop_size=(32, 32)',
     'batch_size=8': 'batch_size=2',
@@ -46,7 +45,8 @@ TINY = {
     'begin=500, end': 'begin=1, end',
     'dict(checkpoint=dict(interval=2000))': 'dict(checkpoint=dict(interval=2), logger=dict(interval=1))',
 }
-"""What becomes of the template; every line that is named here has to be there."""
+"""What becomes of the template; every line that is named here has to be there. Weights of losses that are learned are
+added, since a resumed training has to go on with them."""
 
 
 def commands_of_page():
@@ -162,7 +162,15 @@ def test_the_training_goes_on_after_its_interruption(walk):
     assert 'Iter(train) [2/2]' in first
     assert 'Iter(train) [1/4]' not in second
     assert 'Iter(train) [4/4]' in second
-    declared = read_checkpoint(str(work_dir / 'iter_4.pth'))['meta']['mmvmt_tasks']
+    assert 'crops.weight: ' in first
+    checkpoint = read_checkpoint(str(work_dir / 'iter_4.pth'))
+    learned = {
+        name: v for name, v in checkpoint['state_dict'].items() if name.startswith('task_weights.log_variances.')
+    }
+    assert len(learned) == 3
+    assert all(value != 0 for value in learned.values())
+    assert set(checkpoint['meta']['dataset_meta']['task_declarations']) == set(TASKS)
+    declared = checkpoint['meta']['mmvmt_tasks']
     assert {task: fields['kind'] for task, fields in declared.items()} == {t: f['kind'] for t, f in TASKS.items()}
     assert (
         json.loads(json.dumps(declared)) == read_adapter(work_dir / 'adapter.safetensors').manifest['task_declarations']
@@ -198,6 +206,7 @@ def test_the_graph_says_what_its_tasks_are(walk):
     assert [output.name for output in model.graph.output] == [*TASKS]
     described = {entry.key: entry.value for entry in model.metadata_props}
     assert json.loads(described['outputs'])['albedo'] == dict(kind='values', channels=3)
+    assert json.loads(described['task_declarations'])['crops']['classes'] == TASKS['crops']['classes']
 
 
 def test_the_fourth_task_leaves_the_others_as_they_were(walk):

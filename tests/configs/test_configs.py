@@ -3,6 +3,7 @@
 Those under configs/interop, whose data and runtime are mmsegmentation's, are tested in test_interop.py.
 """
 
+import shutil
 from pathlib import Path
 
 import cityscapes_folder
@@ -13,6 +14,7 @@ import yaml
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
+from own_folder import build_own_folder
 
 import mmvmt  # noqa: F401
 from mmvmt.models import MultiTaskEncoderDecoder, parameter_groups
@@ -45,6 +47,11 @@ def load(name):
     cfg = Config.fromfile(ROOT / name)
     init_default_scope(cfg.default_scope)
     return cfg
+
+
+def tasks_of(cfg):
+    """A config has a head for every task, or one for all that it declares."""
+    return list(cfg.model.get('tasks') or cfg.model.heads)
 
 
 def test_the_promised_configs_are_there():
@@ -87,7 +94,7 @@ def test_pipelines_evaluators_and_hooks_build(name):
         HOOKS.build(hook)
     if 'metrics' in cfg.val_evaluator:
         evaluator = EVALUATOR.build(cfg.val_evaluator)
-        tasks = list(cfg.model.heads)
+        tasks = tasks_of(cfg)
         assert sorted(metric.task for metric in evaluator.metrics) == sorted(tasks)
         assert sorted(cfg.train_dataloader.dataset.tasks) == sorted(tasks)
         assert sorted(cfg.val_dataloader.dataset.tasks) == sorted(tasks)
@@ -100,7 +107,11 @@ def first_samples(tmp_path_factory, scenes):
     root = tmp_path_factory.mktemp('published')
     nyud_folder.build_folder(root / 'NYUD_MT', 'mtinet')
     cityscapes_folder.build_folder(root / 'cityscapes')
+    own = build_own_folder(root / 'own').root
+    for split in ('train', 'val'):
+        shutil.copy(own / 'lists/first.txt', own / f'lists/{split}.txt')
     others = {'mmvmt.NYUDv2MT': (root / 'NYUD_MT', (40, 60)), 'mmvmt.CityscapesMT': (root / 'cityscapes', (32, 64))}
+    others['mmvmt.MultiTaskDataset'] = own, (40, 60)
     folders = dict.fromkeys(('mmvmt.PASCALContextMT', 'mmvmt.SyntheticMT'), (scenes, (64, 64))) | others
     known = {}
 
@@ -121,10 +132,10 @@ def test_pipelines_run_on_a_real_folder(name, loader, first_samples):
     cfg = load(name)
     packed, metainfo, size = first_samples(cfg[loader].dataset)
     assert packed['inputs'].dtype == torch.uint8
-    assert set(packed['data_samples'].gt.keys()) == set(cfg.model.heads)
-    outputs = {task: head.output for task, head in cfg.model.heads.items() if 'num_classes' in head.output}
+    assert set(packed['data_samples'].gt.keys()) == set(tasks_of(cfg))
+    outputs = {} if 'type' in cfg.model.heads else {task: head.output for task, head in cfg.model.heads.items()}
     for task, output in outputs.items():
-        assert output.num_classes == packed['data_samples'].num_classes[task]
+        assert output.get('num_classes') in (None, packed['data_samples'].num_classes.get(task))
     if 'metrics' in cfg.val_evaluator:
         EVALUATOR.build(cfg.val_evaluator).dataset_meta = metainfo
     crops = [t.crop_size for t in cfg[loader].dataset.pipeline if 'crop_size' in t]

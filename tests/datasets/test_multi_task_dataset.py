@@ -7,6 +7,7 @@ import pytest
 from commands import run
 from mmengine.registry import DATASETS
 from own_folder import LABELS, TASKS, build_own_folder
+from pascal_mt_folder import build_folder
 from PIL import Image
 
 import mmvmt
@@ -286,3 +287,14 @@ def test_more_classes_than_declared(own):
     dataset = build(own)
     with pytest.raises(ValueError, match=rf'{path} holds the class 3 at .*crops classes are 0 to 2'):
         dataset[dataset.index_of(own.ids[0])]
+
+
+def test_labels_beside_those_of_a_known_layout(tmp_path):
+    folder = build_folder(tmp_path / 'PASCAL_MT')
+    (folder.root / 'lanes').mkdir()
+    Image.new('L', (60, 40), 255).save(folder.root / f'lanes/{folder.train[1]}.png')
+    labels = dict(lanes=dict(path='lanes/{id}.png', missing='ignore'))
+    tasks = dict(semseg=None, lanes=TASKS['lanes'])
+    options = dict(data_root=str(folder.root), labels=labels, tasks=tasks, pipeline=TEST_PIPELINE)
+    dataset = DATASETS.build(dict(type='mmvmt.PASCALContextMT', **options))
+    assert [dataset[index]['data_samples'].gt.lanes.max().item() for index in range(3)] == [255, 1, 255]

@@ -26,6 +26,7 @@ TRAINING_DATA = {
     'classification': 'rendered objects',
     'attributes': 'rendered objects',
     'ade20k': 'ADE20K',
+    'tasks': "pictures of one's own",
 }
 ENCODERS = {
     'dinov2_s': 'DINOv2 ViT-S/14',
@@ -41,8 +42,9 @@ ENCODERS = {
     'deit-s': 'DeiT-S/16',
     'mit-b0': 'MiT-B0',
     'mit-b2': 'MiT-B2',
+    'three_tasks': 'Swin-T',
 }
-"""Encoders besides those of Swin V1, by what names of configs call them."""
+"""Encoders besides those of Swin V1, by what names of configs call them; and of the template, named by its tasks."""
 
 
 @dataclass(frozen=True)

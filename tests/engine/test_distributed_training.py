@@ -7,8 +7,9 @@ import commands
 import pytest
 import torch
 from distributed import run_ranks
-from tiny import FOUR_TASKS, batch, losses_of, tiny_model
+from tiny import FCN, FOUR_TASKS, GN, UPER, batch, losses_of, mmseg_heads_cfg, perturb, tiny_model
 
+from mmvmt.registry import MODELS
 from mmvmt.structures import TASKS
 
 
@@ -31,29 +32,48 @@ def gradients(model):
     return {name.removeprefix('module.'): p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
+def mmseg_model():
+    """Heads of mmseg behind a neck that tasks share, one of which asks the other ranks for its statistics."""
+    cfg = mmseg_heads_cfg(neck=dict(type='FPN', out_channels=8, num_outs=4))
+    ema = dict(type='EMAHead', channels=8, ema_channels=8, num_bases=2, num_stages=2, norm_cfg=GN, dropout_ratio=0)
+    cfg['heads']['semseg'] |= dict(decode_head=dict(UPER, dropout_ratio=0), auxiliary_head=ema)
+    cfg['heads']['normals']['decode_head'] = dict(FCN, dropout_ratio=0)
+    torch.manual_seed(0)
+    model = MODELS.build(cfg)
+    perturb(model)
+    return model
+
+
+def sum_of(losses):
+    """What mmengine adds up."""
+    return sum(loss for name, loss in losses.items() if 'loss' in name)
+
+
 def gradients_of_rank(rank, world_size):
     from mmengine.model import MMDistributedDataParallel
 
-    model = tiny_model().train()
-    wrapped = MMDistributedDataParallel(model, device_ids=None, broadcast_buffers=False)
-    data = part(uneven_batch(), range(2 * rank, 2 * rank + 2))
-    losses = wrapped(**model.data_preprocessor(data, True), mode='loss')
-    sum(losses.values()).backward()
-    return gradients(wrapped), {name: loss.item() for name, loss in losses.items()}
+    found = []
+    for model in (tiny_model().train(), mmseg_model()):
+        wrapped = MMDistributedDataParallel(model, device_ids=None, broadcast_buffers=False)
+        data = part(uneven_batch(), range(2 * rank, 2 * rank + 2))
+        losses = wrapped(**model.data_preprocessor(data, True), mode='loss')
+        sum_of(losses).backward()
+        found.append((gradients(wrapped), {name: loss.item() for name, loss in losses.items()}))
+    return found
 
 
 def test_two_ranks_give_the_gradients_of_one_process():
-    model = tiny_model().train()
-    losses = losses_of(model, uneven_batch())
-    sum(losses.values()).backward()
-    (first, losses_0), (second, losses_1) = run_ranks(gradients_of_rank, 2)
-    expected = gradients(model)
-    assert expected.keys() == first.keys() == {n for n, p in model.named_parameters() if p.requires_grad}
-    for name, gradient in expected.items():
-        assert torch.equal(first[name], second[name]), name
-        torch.testing.assert_close(first[name], gradient, atol=1e-5, rtol=1e-4, msg=name)
-    for name, loss in losses.items():
-        assert (losses_0[name] + losses_1[name]) / 2 == pytest.approx(loss.item(), rel=1e-4), name
+    ranks = run_ranks(gradients_of_rank, 2)
+    for model, (first, losses_0), (second, losses_1) in zip((tiny_model().train(), mmseg_model()), *ranks):
+        losses = losses_of(model, uneven_batch())
+        sum_of(losses).backward()
+        expected = gradients(model)
+        assert expected.keys() == first.keys() == {n for n, p in model.named_parameters() if p.requires_grad}
+        for name, gradient in expected.items():
+            assert torch.equal(first[name], second[name]), name
+            torch.testing.assert_close(first[name], gradient, atol=1e-5, rtol=1e-4, msg=name)
+        for name, loss in losses.items():
+            assert (losses_0[name] + losses_1[name]) / 2 == pytest.approx(loss.item(), rel=1e-4), name
 
 
 def train(config, work_dir, ranks, batch_size):

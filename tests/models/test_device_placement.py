@@ -14,7 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from adapters.test_contract import CASES
-from tiny import CLASSES, batch, model_cfg, tiny_model
+from tiny import CLASSES, FCN, batch, mmseg_heads_cfg, model_cfg, tiny_model
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 
@@ -116,6 +116,14 @@ def test_declared_tasks_and_weights_of_tasks_do_too(task_weights):
     )
     devices = run(MODELS.build(model_cfg(tasks, gradients_at_once=False, task_weights=task_weights)))
     assert {'flow.weight', 'lanes.unweighted', 'range predicted'} < set(devices)
+    assert set(devices.values()) == {DEVICE}
+
+
+def test_heads_of_mmseg_behind_a_neck_do_too():
+    cfg = mmseg_heads_cfg(neck=dict(type='FPN', out_channels=8, num_outs=4), gradients_at_once=False)
+    cfg['heads']['semseg']['auxiliary_head'] = dict(FCN, loss_decode=dict(type='CrossEntropyLoss', loss_weight=0.4))
+    devices = run(MODELS.build(cfg))
+    assert {'semseg.ce_aux', 'loss_normals', 'semseg predicted'} <= devices.keys()
     assert set(devices.values()) == {DEVICE}
 
 

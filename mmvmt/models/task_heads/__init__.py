@@ -1,5 +1,6 @@
 from .base import TaskHead
 from .deformable import DeformableHead
+from .high_resolution import HighResolutionHead
 from .mlp import MLPHead
 from .neck import Neck
 from .outputs import (
@@ -18,6 +19,7 @@ __all__ = [
     'ClassesOutput',
     'DeformableHead',
     'DepthOutput',
+    'HighResolutionHead',
     'MLPHead',
     'Neck',
     'ProbabilityOutput',

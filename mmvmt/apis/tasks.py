@@ -12,14 +12,17 @@ from mmengine.config import Config
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from mmvmt.datasets import FromMMSeg, MultiTaskDataset
 from mmvmt.engine.run_config import dataset_cfgs, name_types
 from mmvmt.models import MultiTaskEncoderDecoder
 from mmvmt.models.task_heads import heads_by_task, output_config
 from mmvmt.models.wrappers import is_sharded, unwrapped
+from mmvmt.registry import DATASETS, class_of
 from mmvmt.structures import TASKS, check_tasks, declarations, declare_tasks
 
 _SAID_OF_TASKS = ('num_classes', 'out_channels', 'loss_decode', 'sampler')
 _EVALUATORS = ('val_evaluator', 'test_evaluator')
+_DATALOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
 
 def add_task(
@@ -194,9 +197,46 @@ def training_config(cfg: Config, task: str, load_from: str) -> Config:
 
 
 def _set_data_tasks(cfg: Config, tasks: Sequence[str]) -> None:
-    for dataset in dataset_cfgs(cfg):
-        # A config's own list stays one: not every data set takes declarations.
-        dataset['tasks'] = _declared(tasks) if declarations(tasks) else list(tasks)
+    """Let the data sets of a config have these tasks; of several as one, each those that it has labels of.
+
+    Raises:
+        ValueError: None of several has labels of any.
+    """
+    for name in _DATALOADERS:
+        loader = cfg.get(name)
+        if loader is None:
+            continue
+        parts = loader.dataset.get('datasets')
+        if parts is None:
+            for dataset in dataset_cfgs(cfg, (name,)):
+                _give(dataset, tasks)
+            continue
+        kept = [index for index, part in enumerate(parts) if _give_those_with_labels(part, tasks)]
+        if not kept:
+            raise ValueError(f'none of the {len(parts)} data sets of {name} has labels of task {", ".join(tasks)}')
+        loader.dataset.datasets = [parts[index] for index in kept]
+        ratios = (loader.get('sampler') or {}).get('ratios')
+        if ratios is not None:
+            loader.sampler.ratios = [ratios[index] for index in kept]
+
+
+def _give(dataset: dict[str, Any], tasks: Sequence[str]) -> None:
+    # A config's own list stays one: not every data set takes declarations.
+    dataset['tasks'] = _declared(tasks) if declarations(tasks) else list(tasks)
+
+
+def _give_those_with_labels(dataset: dict[str, Any], tasks: Sequence[str]) -> bool:
+    """Let one of several data sets have those of some tasks that it has labels of; whether there are any."""
+    kind = class_of(DATASETS, dataset['type'])
+    if issubclass(kind, FromMMSeg):
+        return dataset['task'] in tasks
+    if not issubclass(kind, MultiTaskDataset):
+        return _give_those_with_labels(dataset['dataset'], tasks)
+    labelled = {**kind.LABELS, **dataset.get('labels', {})}
+    found = [task for task in tasks if task in labelled]
+    if found:
+        _give(dataset, found)
+    return bool(found)
 
 
 def _declared(tasks: Sequence[str]) -> dict[str, dict[str, Any]]:

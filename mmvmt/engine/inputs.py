@@ -11,10 +11,11 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS, DefaultScope
 
-from mmvmt.datasets.samplers import SeededInfiniteSampler
+from mmvmt.datasets import PASCALContextMT, SeededInfiniteSampler
 from mmvmt.models.checkpoint import PRETRAINED, read_checkpoint
 from mmvmt.models.identity import ENCODER_REMEDY, lacks_encoder
 from mmvmt.registry import DATA_SAMPLERS, class_of, type_name
+from mmvmt.registry import DATASETS as OUR_DATASETS
 
 from .adapter_file import is_adapter_file, read_adapter
 from .files import POINTER, latest_checkpoint, renew_pointer
@@ -168,9 +169,10 @@ def missing_inputs(cfg: Config, dataloaders: tuple[str, ...], weights: bool) -> 
         One message per missing thing; empty if a run can start. Weights at a URL are named only beside another gap.
     """
     missing = []
-    for root in sorted({dataset['data_root'] for dataset in _datasets_that_fail(cfg, dataloaders)}):
-        layout = ''
-        if has_several_tasks(cfg):
+    failing = {dataset['data_root']: dataset for dataset in _datasets_that_fail(cfg, dataloaders)}
+    for root, dataset in sorted(failing.items(), key=lambda item: item[0]):
+        layout, kind = '', class_of(OUR_DATASETS, dataset.get('type', ''))
+        if has_several_tasks(cfg) and (not isinstance(kind, type) or issubclass(kind, PASCALContextMT)):
             layout = (
                 f' with the PASCAL_MT layout, or render one with python tools/dataset/make_synthetic.py {root} '
                 f'--train 400 --val 100'

@@ -61,6 +61,10 @@ def test_missing_data_of_other_models_names_no_layout_of_ours():
         config(model=dict(type='mmvmt.MultiTaskEncoderDecoder')), ('train_dataloader',), weights=False
     )
     assert 'PASCAL_MT layout' in message
+    own = dict(type='mmvmt.MultiTaskDataset', data_root='here', labels=dict(depth='{id}.npy'))
+    several = dict(type='mmvmt.MultiTaskEncoderDecoder')
+    cfg = Config(dict(default_scope='mmvmt', model=several, train_dataloader=dict(dataset=own)))
+    assert missing_inputs(cfg, ('train_dataloader',), weights=False)[0].endswith('Pass --data-root DIR')
 
 
 def segmentation_config(folder, **dataset):

@@ -194,6 +194,28 @@ def test_one_head_for_all_tasks_becomes_one_each(tiny_config):
     assert enlarged.model.heads.semseg == dict(type='mmvmt.MLPHead', channels=8)
 
 
+def test_of_several_data_sets_each_gets_the_tasks_that_it_has_labels_of(tiny_config):
+    cfg = Config.fromfile(tiny_config)
+    own = dict(
+        type='mmvmt.MultiTaskDataset', data_root='own', labels=dict(depth='{id}.npy', edge='{id}.png'), tasks=['edge']
+    )
+    repeated = dict(type='RepeatDataset', times=2, dataset=cfg.train_dataloader.dataset)
+    streets = dict(type='mmvmt.FromMMSeg', task='semseg', dataset=dict(type='mmseg.CityscapesDataset', data_root='c'))
+    cfg.train_dataloader.dataset = dict(type='mmvmt.ConcatDataset', datasets=[repeated, streets, own])
+    cfg.train_dataloader.sampler = dict(type='mmvmt.RatioSampler', ratios=[3, 2, 1])
+    enlarged = enlarged_config(cfg, 'depth', head_config(cfg, 'depth'))
+    first, second, third = enlarged.train_dataloader.dataset.datasets
+    assert first.dataset.tasks == [*OLD_TASKS, 'depth']
+    assert second == streets
+    assert third.tasks == ['depth']
+    trained = training_config(enlarged, 'depth', 'start.pth').train_dataloader
+    assert [part.get('dataset', part).tasks for part in trained.dataset.datasets] == [['depth'], ['depth']]
+    assert trained.sampler.ratios == [3, 1]
+    cfg.train_dataloader.dataset.datasets = [streets]
+    with pytest.raises(ValueError, match='none of the 1 data sets of train_dataloader has labels of task depth'):
+        training_config(enlarged_config(cfg, 'depth', head_config(cfg, 'depth')), 'depth', 'start.pth')
+
+
 def test_a_task_is_declared_by_pairs_or_by_a_file(tool, tmp_path):
     declaration_of = tool.__globals__['declaration_of']
     assert declaration_of('lanes', None) == {}

@@ -104,8 +104,8 @@ class SegmentorHead(TaskHead):
                     f'and it is taken from there'
                 )
             cfg.pop(name, None)
-        if cfg.pop('ignore_index', self.output.ignore_index) != self.output.ignore_index:
-            raise ValueError(f'{key}.ignore_index must be that of the task, {self.output.ignore_index}; leave it out')
+        if cfg.pop('ignore_index', None) not in (None, self.output.task.ignore):
+            raise ValueError(f'{key}.ignore_index must be that of the task, {self.output.task.ignore}; leave it out')
         if cfg.pop('threshold', None) is not None:
             raise ValueError(f'{key}.threshold has no place here: {output} predicts, {key} gives logits; leave it out')
         fitted = selected(cfg, self.neck.out_channels, key) | dict(num_classes=channels, out_channels=channels)

@@ -97,7 +97,7 @@ FROZEN = {'EMAHead': {'decode_head.ema_mid_conv.conv.weight', 'decode_head.ema_m
 
 def build(decode_head, task='semseg', widths=WIDTHS, **kwargs):
     torch.manual_seed(0)
-    return MODELS.build(segmentor_head(task, decode_head, **kwargs) | dict(in_channels=widths))
+    return MODELS.build(segmentor_head(task, decode_head) | dict(in_channels=widths) | kwargs)
 
 
 def features(widths=WIDTHS, edge=32, seed=1):
@@ -163,6 +163,17 @@ def test_every_kind_of_map_gets_its_channels(task, decode_head):
     prediction = head.eval().predict(F.interpolate(head(features()), size=(40, 40)))
     assert prediction.shape == labels(task).shape
     head.loss(head.train()(features()), labels(task)).backward()
+
+
+def test_values_get_their_channels():
+    head = build(FCN, output=dict(type='mmvmt.ValuesOutput', channels=4))
+    assert head.predict(head(features())).shape == (2, 4, 8, 8)
+    target = torch.rand(2, 4, 40, 40)
+    target[:, :, :20] = float('nan')
+    loss = head.loss(head(features()), target)
+    loss.backward()
+    assert loss.isfinite()
+    assert all(p.grad is not None for p in head.parameters())
 
 
 def test_learns_what_mmseg_learns():

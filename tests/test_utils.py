@@ -16,14 +16,15 @@ def test_all_modules_are_registered_without_a_look_up():
     assert commands.run('-c', script).stdout.split() == ['True', 'None', 'mmvmt']
 
 
-def test_registries_without_modules_of_ours_say_nothing():
+def test_registries_without_modules_of_ours_say_nothing(tmp_path):
     """A registry without a package of its own asks for ``mmvmt.utils``, and warns where there is none."""
-    script = (
+    script = tmp_path / 'script.py'
+    script.write_text(
         'import mmvmt\n'
         'from mmengine.registry import LOG_PROCESSORS, init_default_scope\n'
         "init_default_scope('mmvmt')\n"
         "print(type(LOG_PROCESSORS.build(dict(type='LogProcessor'))).__name__)\n"
     )
-    result = commands.run('-c', script)
+    result = commands.run(script)
     assert result.stdout.split() == ['LogProcessor']
     assert 'WARNING' not in result.stdout + result.stderr

@@ -160,9 +160,8 @@ def collect(name: str, config: str, into: str = '.') -> None:
     given = ' '.join(f'{key}={value}' for key, value in (dict(seeds=len(comparison.seeds)) | options).items())
     found = run_record() | dict(command=f'snakemake -s benchmarks/methods/Snakefile {name} --config {given}')
     found |= dict(settings=comparison.settings, preset=comparison.preset, seeds=len(comparison.seeds))
-    found |= dict(tasks=list(constant), constant_predictor=constant, reference=reference, published=None)
-    if not reference:
-        found['published'] = published(comparison)
+    found |= dict(tasks=list(constant), constant_predictor=constant, reference=reference)
+    found |= dict(published=None if reference else published(comparison))
     found |= dict(protocol=SPEC['protocol'] | dict(iterations=iters, sweep_iterations=iters // 2))
     found |= dict(models=[_contents(entry) for entry in comparison.entries(name)])
     folder, text = Path(into), report(found)

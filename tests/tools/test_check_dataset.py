@@ -1,10 +1,9 @@
 import importlib.util
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import cityscapes_folder
+import commands
 import numpy as np
 import nyud_folder
 import pytest
@@ -366,9 +365,7 @@ def test_cityscapes(check, tmp_path):
 
 
 def test_missing_root_as_a_command(tmp_path):
-    done = subprocess.run(
-        [sys.executable, str(TOOL), str(tmp_path / 'nowhere')], capture_output=True, text=True, check=False
-    )
+    done = commands.run('tools/dataset/check_dataset.py', tmp_path / 'nowhere', check=False)
     assert done.returncode == 1
     assert 'nowhere is no folder' in done.stdout
 

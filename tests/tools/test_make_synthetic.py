@@ -1,17 +1,9 @@
-import os
-import subprocess
-import sys
-from pathlib import Path
-
+import commands
 import pytest
-
-ROOT = Path(__file__).parents[2]
 
 
 def run(*args):
-    command = [sys.executable, str(ROOT / 'tools/dataset/make_synthetic.py'), *map(str, args)]
-    environment = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, check=False)
+    return commands.run('tools/dataset/make_synthetic.py', *args, check=False)
 
 
 def test_scenes_are_written_and_summed_up(tmp_path):

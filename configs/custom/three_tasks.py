@@ -5,7 +5,7 @@
 _base_ = ['../_base_/default_runtime.py']
 
 # The tasks, declared once. `tasks` goes to the model, the data sets and the evaluator below; kind is one of classes,
-# binary, vectors, metric and values. mmvmt.structures.Task has all fields of a declaration.
+# binary, vectors, metric and values. docs/tasks.md has all fields of a declaration.
 tasks = dict(
     # Every pixel is of one class. Background is a class like others; the order is that of the indices in the files.
     crops=dict(

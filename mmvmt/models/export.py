@@ -309,9 +309,9 @@ def export_graph(
         raise ValueError(
             f'graphs are traced with {SMALLEST_EDGE} to {LARGEST_EDGE} pixels along an edge, got {height} x {width}'
         )
-    if dynamic and not isinstance(graph.backbone, AdaptedSwin):
+    if dynamic and not isinstance(graph.backbone, AdaptedSwin) and not graph.backbone.layout.any_size:
         raise ValueError(f'{graph.backbone.label} computes with the size of an image: export it with a fixed size')
-    if dynamic and graph.backbone.use_abs_pos_embed:
+    if dynamic and getattr(graph.backbone, 'use_abs_pos_embed', False):
         raise ValueError(
             'the encoder has a position embedding of one size (use_abs_pos_embed): export it with a fixed size'
         )

@@ -20,10 +20,10 @@ from mmvmt.structures import TaskDeclarations
 
 from .adapted import AdaptedEncoder, Features
 from .layouts import Layout, build_timm, encoder_name, layout_for
-from .layouts.base import BRANCH_OF, find
+from .layouts.base import BRANCH_OF, find, through
 from .passes import PartNames
-from .slot_hooks import AtEnd, AtEntry, AtLayer, InFrontOfDropPath, Run
-from .slots import Fills, Prompts
+from .slot_hooks import AtEnd, AtEntry, AtLayer, AtMerging, InFrontOfDropPath, Run, instead
+from .slots import Fills, Prompts, Size, Tails
 
 _SHARED = ('_modules', '_parameters', '_buffers', '_non_persistent_buffers_set', '_load_state_dict_pre_hooks')
 """What an :class:`AdaptedBackbone` and its encoder have in common, by the names of torch."""
@@ -90,7 +90,7 @@ class HookedBlock(Part):
             self.layers()[slot].register_forward_hook(AtLayer(*at))
 
     def forward(
-        self, x: Tensor, hw: tuple[int, int], fills: Fills, prompts: Prompts | None = None
+        self, x: Tensor, hw: Size, fills: Fills, prompts: Prompts | None = None, tails: Tails | None = None
     ) -> tuple[Tensor, Tensor | None, list[Tensor]]:
         """``(B, prefix + H*W, C)`` to the same; the prompts that are carried on; what goes to the stage's tap."""
         count = 0
@@ -99,12 +99,53 @@ class HookedBlock(Part):
             x = torch.cat((prompts.of_images(x.shape[0]).to(x.dtype), x), dim=1)
         current, tapped = self.current, []
         current.hw, current.hw_behind = hw, self.layout.size_behind(self.block, hw)
-        current.fills, current.tapped = fills, tapped
+        current.fills, current.tapped, current.tails, before = fills, tapped, tails, x
         try:
             x = self.function(self.block, x, hw)
+            if tails is not None:
+                current.fills = {}
+                streams = [self._tail(before, hw, tails, tasks)[:, count:] for tasks in tails.groups]
+                tapped += tails.tapped(streams)
         finally:
-            current.fills, current.tapped, current.streams = {}, [], {}
+            current.fills, current.tapped, current.tails, current.streams = {}, [], None, {}
         return x[:, count:] if count else x, x[:, :count] if count and prompts.carry else None, tapped
+
+    def _tail(self, x: Tensor, hw: Size, tails: Tails, tasks: tuple[str, ...]) -> Tensor:
+        """The streams of some tasks behind the block, ``(T * B, N, C)``, of the shared stream in front of it."""
+        layout, block, layers = self.layout, self.block, self.layers()
+        to_tokens = (lambda out: layout.to_tokens(block, out, hw)) if 'proj' in layout.in_windows else None
+        out = tails.layer('proj', tasks, to_tokens=to_tokens)
+        x = layout.shortcut(block, x, hw).repeat(len(tasks), 1, 1) + through(block, layout.behind_proj, out)
+        with instead({slot: layers[slot] for slot in ('fc1', 'fc2')}, lambda slot, own: tails.layer(slot, tasks, own)):
+            x = x + layout.mlp_branch(block, x, self.current.hw_behind)
+        return layout.finish(block, x, self.current.hw_behind)
+
+
+class HookedTransition(Part):
+    """What stands between two stages of an encoder, with a hook where its linear layer is filled.
+
+    Args:
+        layout: The layout of the encoder.
+        stage: The stage in front of it.
+    """
+
+    def __init__(self, layout: Layout, stage: int) -> None:
+        names = layout.transitions[stage]
+        super().__init__(partial(layout.pass_on, stage), {name: layout.encoder.get_submodule(name) for name in names})
+        self.layout, self.stage, self.current = layout, stage, Run()
+
+    def hook(self) -> None:
+        """Put the hook of the slot ``downsample`` in place."""
+        layer = self.layout.encoder.get_submodule(self.layout.downsamples[self.stage])
+        layer.register_forward_hook(AtMerging(self.current, 'downsample', self.layout))
+
+    def forward(self, x: Tensor, hw: Size, fills: Fills | None = None) -> tuple[Tensor, Size]:
+        """Tokens behind a stage, and their height and width, to those in front of the next one."""
+        self.current.hw, self.current.fills = hw, fills or {}
+        try:
+            return self.function(x, hw)
+        finally:
+            self.current.fills = {}
 
 
 @MODELS.register_module()
@@ -169,12 +210,13 @@ class AdaptedBackbone(AdaptedEncoder):
         for shared in _SHARED:
             self.__dict__[shared] = plain.__dict__[shared]
         self.slots, self.num_features, self.out_indices = layout.slots, layout.widths, layout.out_indices
+        self.offers_branches = layout.offers_tails
         self.patch_size = layout.patch_size
         self.frozen_stages = getattr(plain, 'frozen_stages', -1)
         self._embedding = (Part(layout.embed, self._named(layout.embedding)),)
         self._blocks = [[HookedBlock(layout, name) for name in stage] for stage in layout.blocks]
         self._transitions = [
-            Part(partial(layout.pass_on, stage), self._named(names)) if names else None
+            HookedTransition(layout, stage) if names else None
             for stage, names in enumerate(layout.transitions or ((),) * len(layout.blocks))
         ]
         self.insert_adapters(tasks, plugins, task_order, frozen_dtype)
@@ -185,7 +227,10 @@ class AdaptedBackbone(AdaptedEncoder):
             )
         for (stage, block), filled in self.filled.items():
             for slot in dict.fromkeys(site.slot for _, site in filled):
-                self._blocks[stage][block].hook(slot)
+                if slot == 'downsample':
+                    self._transitions[stage].hook()
+                else:
+                    self._blocks[stage][block].hook(slot)
 
     @property
     def label(self) -> str:
@@ -195,15 +240,20 @@ class AdaptedBackbone(AdaptedEncoder):
         return self._blocks
 
     def offers(self, stage: int, block: int, slot: str) -> bool:
-        return slot in self._blocks[stage][block].slots
+        return slot in self.slot_layers(stage, block) or slot in self._blocks[stage][block].slots
 
     def size_behind(self, stage: int, block: int, hw: tuple[int, int]) -> tuple[int, int]:
         return self.layout.size_behind(self._blocks[stage][block].block, hw)
 
     def slot_layers(self, stage: int, block: int) -> dict[str, nn.Module]:
-        return self._blocks[stage][block].layers()
+        layers, merging = self._blocks[stage][block].layers(), self.layout.downsamples.get(stage)
+        if merging is None or block < len(self._blocks[stage]) - 1:
+            return layers
+        return layers | dict(downsample=self.get_submodule(merging))
 
     def norm_of(self, site: Site) -> nn.LayerNorm:
+        if site.slot == 'downsample':
+            return self.get_submodule(self.layout.downsamples[site.stage].rpartition('.')[0]).norm
         slot = BRANCH_OF.get(site.slot, site.slot)
         return find(self._blocks[site.stage][site.block].block, self.layout.norms['attn' if slot == 'tokens' else slot])
 

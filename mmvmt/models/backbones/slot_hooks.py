@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +14,7 @@ from torch import Tensor, nn
 from mmvmt.adapters.base import Method
 
 from .layouts import Layout
-from .slots import Fills, fill
+from .slots import Fills, Tails, fill
 
 
 class Run:
@@ -21,6 +25,7 @@ class Run:
         self.hw_behind: tuple[int, int] | None = None
         self.fills: Fills = {}
         self.tapped: list[Tensor] = []
+        self.tails: Tails | None = None
         self.streams: dict[str, Tensor] = {}
 
 
@@ -35,10 +40,10 @@ class SlotHook:
 
     def __init__(self, current: Run, slot: str, layout: Layout) -> None:
         self.current, self.slot = current, slot
-        self.in_windows = slot in layout.in_windows
+        self.in_windows, self.layers = slot in layout.in_windows, layout.layers
         self.channels_first = layout.channels_first and slot in layout.branches
 
-    def fill(self, inputs: Tensor, outputs: Tensor, **side: bool) -> Tensor:
+    def fill(self, inputs: Tensor, outputs: Tensor, **side: Any) -> Tensor:
         """Run the methods of the slot."""
         fills = self.current.fills
         if self.slot not in fills:
@@ -57,12 +62,16 @@ class SlotHook:
         adapted = self.fill_tokens(inputs.transpose(1, 2), outputs.transpose(1, 2), side)
         return adapted.transpose(1, 2).unflatten(2, size)
 
-    def fill_tokens(self, inputs: Tensor, outputs: Tensor, side: dict[str, bool]) -> Tensor:
+    def fill_tokens(self, inputs: Tensor, outputs: Tensor, side: dict[str, Any]) -> Tensor:
         """The same for ``(B, N, C)``."""
         fills, current = self.current.fills, self.current
         hw, tapped = current.hw if self.slot == 'qkv' else current.hw_behind, current.tapped
+        if self.slot in self.layers:
+            # Taps see what methods hand out of branches.
+            tapped = []
         extra = outputs.shape[-2] - hw[0] * hw[1]
-        if not extra or all(type(f.method).adapt_map is Method.adapt_map for f in fills[self.slot]):
+        pointwise = all(type(f.method).adapt_map is Method.adapt_map for f in fills[self.slot])
+        if not extra or pointwise or 'tails' in side:
             return fill(fills, self.slot, inputs, outputs, tapped, hw=None if extra else hw, **side)
         # Class and register tokens and prompts, in front, stand at no place among those of the map.
         taps: tuple[list[Tensor], list[Tensor]] = ([], [])
@@ -78,7 +87,19 @@ class AtLayer(SlotHook):
     """Behind a linear layer: adapts its outputs."""
 
     def __call__(self, module: nn.Module, args: tuple[Tensor, ...], outputs: Tensor) -> Tensor:
-        return self.fill(args[0], outputs)
+        tails = self.current.tails
+        return self.fill(args[0], outputs, **({} if tails is None or self.slot == 'qkv' else dict(tails=tails)))
+
+
+class AtMerging(SlotHook):
+    """Behind the linear layer between two stages, which reads four neighbours: adapts its outputs."""
+
+    def __call__(self, module: nn.Module, args: tuple[Tensor, ...], outputs: Tensor) -> Tensor:
+        if self.slot not in self.current.fills:
+            return outputs
+        hw = tuple((edge + 1) // 2 for edge in self.current.hw)
+        inputs, tokens = (x.flatten(1, -2) for x in (args[0], outputs))
+        return fill(self.current.fills, self.slot, inputs, tokens, hw=hw).view(outputs.shape)
 
 
 class AtEntry(SlotHook):
@@ -107,3 +128,15 @@ class AtEnd(SlotHook):
         if self.slot not in streams:
             return outputs
         return self.fill(streams.pop(self.slot), outputs, inside_drop_path=False)
+
+
+@contextmanager
+def instead(layers: Mapping[str, nn.Module], compute: Callable[[str, Tensor], Tensor]) -> Iterator[None]:
+    """Within it, layers put out what a function makes of their slot and input."""
+    for slot, layer in layers.items():
+        layer.forward = partial(compute, slot)
+    try:
+        yield
+    finally:
+        for layer in layers.values():
+            del layer.forward

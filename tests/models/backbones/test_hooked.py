@@ -83,6 +83,7 @@ def test_sizes_that_patches_do_not_divide(family):
         dict(cfg=dict(type='mmvmt.BitFit')),
         dict(cfg=dict(type='mmvmt.Adapter')),
         dict(cfg=dict(type='mmvmt.RelativePositionBias')),
+        dict(cfg=dict(type='mmvmt.MTLoRAPlus', rank=2, task_rank=1, dropout=0.0, scale=1.0)),
     ],
     ids=lambda plugin: plugin['cfg']['type'],
 )

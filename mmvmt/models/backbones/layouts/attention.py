@@ -126,7 +126,7 @@ def window_attention_v2(attention: nn.Module, x: Tensor, mask: Tensor | None = N
     bias = table[attention.relative_position_index.flatten()].view(tokens, tokens, heads).permute(2, 0, 1)
     if mask is not None:
         # By image, window of the image, and head.
-        bias = (bias + mask.unsqueeze(1)).repeat(len(x) // len(mask), 1, 1, 1)
+        bias = (bias + mask.unsqueeze(1)).repeat(x.shape[0] // mask.shape[0], 1, 1, 1)
     return attend(attention, torch.stack((q, F.normalize(k, dim=-1), v)), bias, scale=1.0)
 
 

@@ -62,6 +62,14 @@ def find(module: nn.Module, name: str) -> nn.Module | None:
     return module
 
 
+def through(block: nn.Module, names: tuple[str, ...], x: Tensor) -> Tensor:
+    """Tokens through parts of a block: modules, and vectors that scale."""
+    for part in (find(block, name) for name in names):
+        if part is not None:
+            x = part(x) if isinstance(part, nn.Module) else x * part
+    return x
+
+
 class Layout:
     """Where the parts of an encoder are, and how they run one after another.
 
@@ -93,11 +101,21 @@ class Layout:
     in_windows: ClassVar[tuple[str, ...]] = ()
     """Slots of layers that run on windows of the map, ``(windows, N, C)``, the windows of an image together."""
 
+    behind_proj: ClassVar[tuple[str, ...]] = ()
+    """What the outputs of ``proj`` go through before they are added to the stream: names in the block of modules and of
+    vectors that scale, in their order; those that a block does not have are left out. For tails of tasks."""
+
+    mlp: ClassVar[tuple[str, ...]] = ()
+    """What the stream goes through in the branch ``ffn``, in the same way."""
+
     prompts: ClassVar[bool] = False
     """Whether the attention is among all tokens, so that prompts can stand in front of them: the slot ``tokens``."""
 
     any_batch: ClassVar[bool] = True
     """Whether graphs of the encoder are for any number of images; if not, it is not exported."""
+
+    any_size: ClassVar[bool] = False
+    """Whether one graph of the encoder can be for images of any size."""
 
     blocks: list[list[str]]
     """Names of the blocks by stage."""
@@ -113,6 +131,9 @@ class Layout:
 
     transitions: tuple[tuple[str, ...], ...] = ()
     """Names of the modules that :meth:`pass_on` runs behind each stage; none: the next stage follows at once."""
+
+    downsamples: Mapping[int, str] = {}
+    """Linear layers that lead from a stage to the next, by stage; each has a LayerNorm ``norm`` beside it."""
 
     leaving_norms: Mapping[int, str] = {}
     """Names of the norms that the maps go through which leave the plain encoder, by stage."""
@@ -140,8 +161,14 @@ class Layout:
 
     @property
     def slots(self) -> tuple[str, ...]:
-        """The slots that every block offers."""
-        return (*self.branches, *self.layers, *(('tokens',) if self.prompts else ()))
+        """The slots that blocks offer."""
+        merging = ('downsample',) if self.downsamples else ()
+        return (*self.branches, *self.layers, *merging, *(('tokens',) if self.prompts else ()))
+
+    @property
+    def offers_tails(self) -> bool:
+        """Whether blocks run tails of tasks, see :meth:`mmvmt.adapters.Method.branch`."""
+        return bool(self.behind_proj and self.mlp) and {'proj', 'fc1', 'fc2'} <= set(self.layers)
 
     def embed(self, image: Tensor) -> tuple[Tensor, Size]:
         """Images ``(B, 3, H, W)`` as what enters the first block, ``(B, prefix + H' * W', C)``, and (H', W')."""
@@ -165,6 +192,22 @@ class Layout:
     def pass_on(self, stage: int, x: Tensor, hw: Size) -> tuple[Tensor, Size]:
         """Tokens behind the last block of a stage, and their height and width, as they enter the next stage."""
         raise NotImplementedError(f'{type(self).__name__} does not define pass_on()')
+
+    def shortcut(self, block: nn.Module, x: Tensor, hw: Size) -> Tensor:
+        """The stream that the branch ``attn`` is added to; for tails of tasks, as are the next ones."""
+        return x
+
+    def to_tokens(self, block: nn.Module, x: Tensor, hw: Size) -> Tensor:
+        """Outputs of ``proj``, where it runs on windows, as tokens."""
+        return x
+
+    def mlp_branch(self, block: nn.Module, x: Tensor, hw: Size) -> Tensor:
+        """What the branch ``ffn`` adds to the stream."""
+        return through(block, self.mlp, x)
+
+    def finish(self, block: nn.Module, x: Tensor, hw: Size) -> Tensor:
+        """What happens to the stream behind both branches."""
+        return x
 
     def prepare(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """Weights of the encoder's own library as this encoder needs them, such as positions for another size."""
@@ -225,6 +268,12 @@ class Layout:
                     f'{encoder_name(type(self.encoder))} with {name}={found!r} gives no maps for heads; set '
                     f'encoder.{name}={needed!r}'
                 )
+
+
+def from_windows(x: Tensor, hw: Size, size: Size) -> Tensor:
+    """Windows ``(windows of all images, tokens, C)`` as maps ``(B, H, W, C)``, padded to whole windows."""
+    rows, columns = (-(-edge // of_window) for edge, of_window in zip(hw, size))
+    return x.view(-1, rows, columns, *size, x.shape[-1]).transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
 
 class Columnar(Layout):

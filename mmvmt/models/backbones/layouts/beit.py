@@ -49,6 +49,8 @@ class BEiTLayout(Columnar):
     layers = {'qkv': 'attn.qkv', 'proj': 'attn.proj', 'fc1': 'ffn.layers.0.0', 'fc2': 'ffn.layers.1'}
     branches = {'attn': ('ln1', 'drop_path'), 'ffn': ('ln2', 'drop_path')}
     norms = {'attn': 'ln1', 'ffn': 'ln2'}
+    behind_proj = ('attn.proj_drop', 'gamma_1', 'drop_path')
+    mlp = ('ln2', 'ffn', 'gamma_2', 'drop_path')
     prefix = 1
     embedding = ('patch_embed',)
 

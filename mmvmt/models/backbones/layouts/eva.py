@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .attention import Constants, attend, qkv_of, run_as
-from .base import Columnar, Size, register_layout
+from .base import Columnar, Size, register_layout, through
 from .vit import MMPretrainViTLayout
 
 
@@ -40,6 +40,8 @@ class MMPretrainEVALayout(MMPretrainViTLayout):
     layers = {'qkv': 'attn.qkv', 'proj': 'attn.proj', 'fc1': 'mlp.w12', 'fc2': 'mlp.w3'}
     branches = {'attn': ('norm1', 'drop_path'), 'ffn': ('norm2', 'drop_path')}
     norms = {'attn': 'norm1', 'ffn': 'norm2'}
+    behind_proj = ('attn.proj_drop', 'drop_path')
+    mlp = ('norm2', 'mlp', 'drop_path')
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__(encoder)
@@ -50,6 +52,9 @@ class MMPretrainEVALayout(MMPretrainViTLayout):
 
     def run(self, block: nn.Module, x: Tensor, hw: Size) -> Tensor:
         return block(x, self.rotations.of(hw, x.device))
+
+    def mlp_branch(self, block: nn.Module, x: Tensor, hw: Size) -> Tensor:
+        return through(block, self.mlp, x)
 
     def prepare(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """Positions of another number of patches are interpolated as mmpretrain does; rotations are computed."""
@@ -73,6 +78,8 @@ class TimmEVALayout(Columnar):
 
     layers = {'qkv': 'attn.qkv', 'proj': 'attn.proj', 'fc1': 'mlp.fc1', 'fc2': 'mlp.fc2'}
     branches = {'attn': ('norm1', 'drop_path1'), 'ffn': ('norm2', 'drop_path2')}
+    behind_proj = ('attn.proj_drop', 'gamma_1', 'drop_path1')
+    mlp = ('norm2', 'mlp', 'gamma_2', 'drop_path2')
     embedding = ('patch_embed', 'pos_drop', 'norm_pre')
 
     def __init__(self, encoder: nn.Module) -> None:
@@ -81,6 +88,7 @@ class TimmEVALayout(Columnar):
 
         if isinstance(encoder.blocks[0], EvaBlockPostNorm):
             self.branches = {'attn': ('attn', 'drop_path1'), 'ffn': ('mlp', 'drop_path2')}
+            self.behind_proj, self.mlp = ('attn.proj_drop', 'norm1', 'drop_path1'), ('mlp', 'norm2', 'drop_path2')
         rope = encoder.rope
         if rope is not None and getattr(rope, 'aug_active', False):
             raise ValueError(

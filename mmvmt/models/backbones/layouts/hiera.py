@@ -28,6 +28,8 @@ class HieraLayout(Layout):
 
     layers = {'qkv': 'attn.qkv', 'proj': 'attn.proj', 'fc1': 'mlp.fc1', 'fc2': 'mlp.fc2'}
     branches = {'attn': ('shortcut', 'drop_path1'), 'ffn': ('norm2', 'drop_path2')}
+    behind_proj = ('ls1', 'drop_path1')
+    mlp = ('norm2', 'mlp', 'ls2', 'drop_path2')
     embedding = ('patch_embed',)
 
     def __init__(self, encoder: nn.Module) -> None:
@@ -69,15 +71,19 @@ class HieraLayout(Layout):
         return hw[0] // stride, hw[1] // stride
 
     def run(self, block: nn.Module, x: Tensor, hw: Size) -> Tensor:
-        inner, stride = block.norm1(x), math.isqrt(block.attn.q_stride)
-        if block.proj is not None:
-            x = pooled(block.proj(inner), hw, stride)
-        elif block.do_expand:
-            squares = x.unflatten(1, (hw[0] // stride, stride, hw[1] // stride, stride))
-            x = torch.cat((squares.amax((2, 4)), squares.mean((2, 4))), -1).flatten(1, 2)
-        x = block.shortcut(x)
+        inner = block.norm1(x)
+        x = block.shortcut(self.shortcut(block, x, hw, inner))
         x = x + block.drop_path1(block.ls1(self._attention(block.attn, inner, hw)))
         return x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
+
+    def shortcut(self, block: nn.Module, x: Tensor, hw: Size, inner: Tensor | None = None) -> Tensor:
+        stride = math.isqrt(block.attn.q_stride)
+        if block.proj is not None:
+            return pooled(block.proj(block.norm1(x) if inner is None else inner), hw, stride)
+        if not block.do_expand:
+            return x
+        squares = x.unflatten(1, (hw[0] // stride, stride, hw[1] // stride, stride))
+        return torch.cat((squares.amax((2, 4)), squares.mean((2, 4))), -1).flatten(1, 2)
 
     def prepare(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """Names of the authors, as timm reads them."""
@@ -96,5 +102,5 @@ class HieraLayout(Layout):
         q, k, v = qkv.flatten(5, 6).flatten(1, 3).unbind(0)
         out = F.scaled_dot_product_attention(pooled(q, edges, stride), k, v)
         out = out.transpose(1, 2).flatten(2)
-        out = out.unflatten(1, (edges[0] // stride, edges[1] // stride)).unflatten(0, (len(x), rows, columns))
+        out = out.unflatten(1, (edges[0] // stride, edges[1] // stride)).unflatten(0, (x.shape[0], rows, columns))
         return attention.proj(out.transpose(2, 3).flatten(1, 4))

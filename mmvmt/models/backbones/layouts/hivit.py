@@ -52,6 +52,7 @@ class HiViTLayout(Layout):
         self.transitions = tuple(
             (f'blocks.{self.merges[stage]}',) if stage in self.merges else () for stage in range(len(ends))
         )
+        self.downsamples = {stage: f'blocks.{merge}.reduction' for stage, merge in self.merges.items()}
         self.last_merge = max(self.merges, default=None)
         self.widths = [encoder.get_submodule(names[0]).dim for names in self.blocks]
         self.multiple = encoder.patch_size

@@ -34,6 +34,8 @@ class MViTv2Layout(Layout):
 
     layers = {'qkv': 'attn.qkv', 'proj': 'attn.proj', 'fc1': 'mlp.fc1', 'fc2': 'mlp.fc2'}
     branches = {'attn': ('shortcut', 'drop_path1'), 'ffn': ('norm2', 'drop_path2')}
+    behind_proj = ('drop_path1',)
+    mlp = ('norm2', 'mlp', 'drop_path2')
     embedding = ('patch_embed',)
 
     def __init__(self, encoder: nn.Module) -> None:
@@ -72,11 +74,14 @@ class MViTv2Layout(Layout):
 
     def run(self, block: nn.Module, x: Tensor, hw: Size) -> Tensor:
         inner = block.norm1(x)
-        if block.shortcut_proj_attn is not None:
-            x = block.shortcut_proj_attn(inner)
-        x = block.shortcut(block._shortcut_pool(x, hw))
+        x = block.shortcut(self.shortcut(block, x, hw, inner))
         x = x + block.drop_path1(self._attention(block.attn, inner, hw, self.size_behind(block, hw)))
         return x + block.drop_path2(block.mlp(block.norm2(x)))
+
+    def shortcut(self, block: nn.Module, x: Tensor, hw: Size, inner: Tensor | None = None) -> Tensor:
+        if block.shortcut_proj_attn is not None:
+            x = block.shortcut_proj_attn(block.norm1(x) if inner is None else inner)
+        return block._shortcut_pool(x, hw)
 
     def prepare(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """Names of the authors, as timm reads them, and relative positions interpolated as timm does."""

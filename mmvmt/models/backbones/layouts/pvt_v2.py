@@ -17,6 +17,8 @@ class PVTv2Layout(Layout):
 
     layers = {'proj': 'attn.proj', 'fc1': 'mlp.fc1', 'fc2': 'mlp.fc2'}
     branches = {'attn': ('norm1', 'drop_path1'), 'ffn': ('norm2', 'drop_path2')}
+    behind_proj = ('attn.proj_drop', 'drop_path1')
+    mlp = ('norm2', 'mlp', 'drop_path2')
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__(encoder)
@@ -37,6 +39,9 @@ class PVTv2Layout(Layout):
 
     def run(self, block: nn.Module, x: Tensor, hw: Size) -> Tensor:
         return block(x, hw)
+
+    def mlp_branch(self, block: nn.Module, x: Tensor, hw: Size) -> Tensor:
+        return block.drop_path2(block.mlp(block.norm2(x), hw))
 
     def pass_on(self, stage: int, x: Tensor, hw: Size) -> tuple[Tensor, Size]:
         x = self.encoder.stages[stage].norm(x).transpose(1, 2).unflatten(2, hw)

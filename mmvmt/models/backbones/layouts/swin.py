@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from .base import Layout, Size, register_layout
+from .base import Layout, Size, from_windows, register_layout
 
 
 @register_layout('mmseg.SwinTransformer')
@@ -13,6 +13,8 @@ class SwinLayout(Layout):
 
     layers = {'qkv': 'attn.w_msa.qkv', 'proj': 'attn.w_msa.proj', 'fc1': 'ffn.layers.0.0', 'fc2': 'ffn.layers.1'}
     branches = {'attn': ('norm1', 'attn.drop'), 'ffn': ('norm2', 'ffn.dropout_layer')}
+    behind_proj = ('attn.w_msa.proj_drop', 'attn.drop')
+    mlp = ('norm2', 'ffn')
     in_windows = ('qkv', 'proj')
     any_batch = False
 
@@ -25,6 +27,7 @@ class SwinLayout(Layout):
         self.transitions = tuple(
             () if stage.downsample is None else (f'stages.{i}.downsample',) for i, stage in enumerate(stages)
         )
+        self.downsamples = {i: f'{names[0]}.reduction' for i, names in enumerate(self.transitions) if names}
         self.leaving_norms = {index: f'norm{index}' for index in self.out_indices}
         self.output_norms = self.out_indices
         self.patch_size = encoder.patch_embed.projection.kernel_size[0]
@@ -38,6 +41,14 @@ class SwinLayout(Layout):
 
     def run(self, block: nn.Module, x: Tensor, hw: Size) -> Tensor:
         return block(x, hw)
+
+    def to_tokens(self, block: nn.Module, x: Tensor, hw: Size) -> Tensor:
+        attention = block.attn
+        maps = from_windows(x, hw, (attention.window_size,) * 2)
+        return maps.roll((attention.shift_size,) * 2, (1, 2))[:, : hw[0], : hw[1]].flatten(1, 2)
+
+    def mlp_branch(self, block: nn.Module, x: Tensor, hw: Size) -> Tensor:
+        return block.ffn(block.norm2(x), identity=0.0)
 
     def pass_on(self, stage: int, x: Tensor, hw: Size) -> tuple[Tensor, Size]:
         return self.encoder.stages[stage].downsample(x, hw)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from .attention import run_as, window_attention_v2
-from .base import Layout, Size, register_layout
+from .base import Layout, Size, from_windows, register_layout
 
 
 @register_layout('mmpretrain.SwinTransformerV2')
@@ -14,6 +14,8 @@ class MMPretrainSwinV2Layout(Layout):
 
     layers = {'qkv': 'attn.w_msa.qkv', 'proj': 'attn.w_msa.proj', 'fc1': 'ffn.layers.0.0', 'fc2': 'ffn.layers.1'}
     branches = {'attn': ('attn', 'attn.drop', 'norm1'), 'ffn': ('ffn', 'ffn.dropout_layer', 'norm2')}
+    behind_proj = ('attn.w_msa.proj_drop', 'attn.drop', 'norm1')
+    mlp = ('ffn', 'norm2')
     in_windows = ('qkv', 'proj')
     any_batch = False
 
@@ -28,6 +30,7 @@ class MMPretrainSwinV2Layout(Layout):
         self.widths, self.out_indices = [stage.out_channels for stage in stages], tuple(encoder.out_indices)
         self.embedding = ('patch_embed', 'drop_after_pos')
         self.transitions = (*((f'stages.{i + 1}.downsample',) for i in range(last)), ())
+        self.downsamples = {i: f'stages.{i + 1}.downsample.reduction' for i in range(last)}
         self.leaving_norms = {index: f'norm{index}' for index in self.out_indices}
         self.output_norms = self.out_indices
         self.patch_size = encoder.patch_embed.projection.kernel_size[0]
@@ -51,6 +54,11 @@ class MMPretrainSwinV2Layout(Layout):
         finally:
             block.attn.pad_small_map = padded
 
+    def to_tokens(self, block: nn.Module, x: Tensor, hw: Size) -> Tensor:
+        attention = block.attn
+        maps = from_windows(x, hw, (attention.window_size,) * 2)
+        return maps.roll((attention.shift_size,) * 2, (1, 2))[:, : hw[0], : hw[1]].flatten(1, 2)
+
     def pass_on(self, stage: int, x: Tensor, hw: Size) -> tuple[Tensor, Size]:
         return self.encoder.stages[stage + 1].downsample(x, hw)
 
@@ -71,8 +79,9 @@ class TimmSwinV2Layout(Layout):
 
     layers = {'qkv': 'attn.qkv', 'proj': 'attn.proj', 'fc1': 'mlp.fc1', 'fc2': 'mlp.fc2'}
     branches = {'attn': ('', 'drop_path1'), 'ffn': ('mlp', 'drop_path2')}
+    behind_proj = ('attn.proj_drop', 'norm1', 'drop_path1')
+    mlp = ('mlp', 'norm2', 'drop_path2')
     in_windows = ('qkv', 'proj')
-    any_batch = False
     embedding = ('patch_embed',)
 
     def __init__(self, encoder: nn.Module) -> None:
@@ -84,6 +93,7 @@ class TimmSwinV2Layout(Layout):
         self.widths = [stage.blocks[0].dim for stage in stages]
         self.out_indices = tuple(range(last + 1) if encoder.out_indices is None else encoder.out_indices)
         self.transitions = (*((f'layers.{i + 1}.downsample',) for i in range(last)), ())
+        self.downsamples = {i: f'layers.{i + 1}.downsample.reduction' for i in range(last)}
         self.left_out = ('norm', 'head')
         encoder.norm, encoder.head = nn.Identity(), nn.Identity()
         self.patch_size = self.multiple = encoder.patch_embed.patch_size[0]
@@ -94,6 +104,10 @@ class TimmSwinV2Layout(Layout):
 
     def run(self, block: nn.Module, x: Tensor, hw: Size) -> Tensor:
         return block(x.unflatten(1, hw)).flatten(1, 2)
+
+    def to_tokens(self, block: nn.Module, x: Tensor, hw: Size) -> Tensor:
+        maps = from_windows(x, hw, block.window_size)[:, : hw[0], : hw[1]]
+        return maps.roll(block.shift_size, (1, 2)).flatten(1, 2)
 
     def pass_on(self, stage: int, x: Tensor, hw: Size) -> tuple[Tensor, Size]:
         x = self.encoder.layers[stage + 1].downsample(x.unflatten(1, hw))

@@ -16,6 +16,8 @@ class TwinsLayout(Layout):
 
     layers = {'proj': ('attn.attn.out_proj', 'attn.proj'), 'fc1': 'ffn.layers.0.0', 'fc2': 'ffn.layers.1'}
     branches = {'attn': ('norm1', 'drop_path'), 'ffn': ('norm2', 'drop_path')}
+    behind_proj = ('attn.proj_drop', 'attn.dropout_layer', 'drop_path')
+    mlp = ('norm2', 'ffn', 'drop_path')
     embedding = ('patch_embeds.0', 'position_encoding_drops.0')
 
     def __init__(self, encoder: nn.Module) -> None:
@@ -43,7 +45,9 @@ class TwinsLayout(Layout):
         return self._patches(0, image)
 
     def run(self, block: nn.Module, x: Tensor, hw: Size) -> Tensor:
-        x = block(x, hw)
+        return self.finish(block, block(x, hw), hw)
+
+    def finish(self, block: nn.Module, x: Tensor, hw: Size) -> Tensor:
         for stage, positions in zip(self.encoder.layers, self.encoder.position_encodings):
             if block is stage[0]:
                 x = positions(x, hw)

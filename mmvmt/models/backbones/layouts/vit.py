@@ -17,6 +17,8 @@ class MMSegViTLayout(Columnar):
 
     layers = {'qkv': 'attn.attn.in_proj', 'proj': 'attn.attn.out_proj', 'fc1': 'ffn.layers.0.0', 'fc2': 'ffn.layers.1'}
     branches = {'attn': ('ln1', 'attn.dropout_layer'), 'ffn': ('ln2', 'ffn.dropout_layer')}
+    behind_proj = ('attn.proj_drop', 'attn.dropout_layer')
+    mlp = ('ln2', 'ffn')
     norms = {'attn': 'ln1', 'ffn': 'ln2'}
 
     def __init__(self, encoder: nn.Module) -> None:
@@ -48,6 +50,9 @@ class MMSegViTLayout(Columnar):
         resized = encoder.resize_pos_embed(positions, size, (side, side), encoder.interpolate_mode)
         return weights | dict(pos_embed=resized)
 
+    def mlp_branch(self, block: nn.Module, x: Tensor, hw: Size) -> Tensor:
+        return block.ffn(block.ln2(x), identity=0.0)
+
     def start_from_scratch(self) -> None:
         self.encoder.init_weights()
 
@@ -63,6 +68,8 @@ class MMPretrainViTLayout(Columnar):
         'fc2': ('ffn.layers.1', 'ffn.w3'),
     }
     branches = {'attn': ('ln1', 'attn.out_drop'), 'ffn': ('ln2', 'ffn.dropout_layer')}
+    behind_proj = ('attn.proj_drop', 'attn.gamma1', 'attn.out_drop')
+    mlp = ('ln2', 'ffn')
     norms = {'attn': 'ln1', 'ffn': 'ln2'}
 
     def __init__(self, encoder: nn.Module) -> None:
@@ -89,6 +96,9 @@ class MMPretrainViTLayout(Columnar):
         self.encoder._prepare_pos_embed(weights, '')
         return weights
 
+    def mlp_branch(self, block: nn.Module, x: Tensor, hw: Size) -> Tensor:
+        return block.ffn(block.ln2(x), identity=0.0)
+
     def start_from_scratch(self) -> None:
         self.encoder.init_weights()
 
@@ -99,6 +109,8 @@ class TimmViTLayout(Columnar):
 
     layers = {'qkv': 'attn.qkv', 'proj': 'attn.proj', 'fc1': 'mlp.fc1', 'fc2': 'mlp.fc2'}
     branches = {'attn': ('norm1', 'drop_path1'), 'ffn': ('norm2', 'drop_path2')}
+    behind_proj = ('attn.proj_drop', 'ls1', 'drop_path1')
+    mlp = ('norm2', 'mlp', 'ls2', 'drop_path2')
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__(encoder, 'blocks', tuple(encoder.out_indices or ()), encoder.embed_dim)
@@ -107,6 +119,7 @@ class TimmViTLayout(Columnar):
         if isinstance(encoder.blocks[0], ResPostBlock):
             # The norms stand behind the branches.
             self.branches = {'attn': ('attn', 'drop_path1'), 'ffn': ('mlp', 'drop_path2')}
+            self.behind_proj, self.mlp = ('attn.proj_drop', 'norm1', 'drop_path1'), ('mlp', 'norm2', 'drop_path2')
         self.prefix = encoder.num_prefix_tokens
         self.patch_size = self.multiple = encoder.patch_embed.patch_size[0]
         self.embedding = ('patch_embed', 'norm_pre')

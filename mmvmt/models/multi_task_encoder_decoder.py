@@ -82,7 +82,7 @@ class MultiTaskEncoderDecoder(BaseModel):
         if tuple(backbone.setdefault('tasks', self.tasks)) != self.tasks:
             raise ValueError(f'backbone.tasks {list(backbone["tasks"])} differ from the heads {list(self.tasks)}')
         self.backbone = MODELS.build(backbone)
-        self.feature_widths = [self.backbone.num_features[i] for i in self.backbone.out_indices]
+        self.feature_widths = self.backbone.feature_widths
         self.neck = None if neck is None else Neck(self.feature_widths, neck, key='model.neck')
         self.heads = ModuleDict()
         for task, head in heads.items():

@@ -127,14 +127,14 @@ def _layer(name: str, value: Tensor, first: bool) -> dict[str, Tensor]:
         return {f'stages.{stage}.{where}.{inside}{end}': value}
     merging = ('downsample.norm.weight', 'downsample.norm.bias', 'downsample.reduction.weight')
     if rest in merging and value.ndim and value.shape[-1] % 4 == 0:
-        return {f'stages.{stage - 1 if first else stage}.{rest}': _reordered(value)}
+        return {f'stages.{stage - 1 if first else stage}.{rest}': reordered(value)}
     raise ValueError(
         f'{name!r} is no weight of a Swin Transformer of the first version; encoders of another architecture cannot be '
         f'converted'
     )
 
 
-def _reordered(value: Tensor) -> Tensor:
+def reordered(value: Tensor) -> Tensor:
     """Inputs of patch merging, the last axis: from (column, row, channel) to (channel, row, column)."""
     parts = value.unflatten(-1, (2, 2, -1))
     return parts.movedim((-3, -2, -1), (-1, -2, -3)).flatten(-3).contiguous()

@@ -12,16 +12,16 @@ from mmvmt.registry import MODELS
 IMAGES = torch.randn(2, 3, 64, 72, generator=torch.Generator().manual_seed(1))
 
 
-def mt_swin(method='MTLoRA', tasks=FOUR_TASKS, **options):
+def mt_swin(method='MTLoRA', tasks=FOUR_TASKS, features_after_merging=False, **options):
     cfg = dict(type=f'mmvmt.{method}', **(dict(rank=3, task_rank=2) | options))
-    return tiny_swin(tasks=tasks, plugins=[dict(cfg=cfg)])
+    return tiny_swin(tasks=tasks, plugins=[dict(cfg=cfg)], features_after_merging=features_after_merging)
 
 
 def product(update):
     return 4 * update.up_weight @ update.down_weight
 
 
-def reference(swin, task, own_stream=False, add_shared=False):
+def reference(swin, task, own_stream=False, add_shared=False, features_after_merging=False):
     """Features of a task: mmseg's Swin with the shared updates in its weights, and the tails written out."""
     (method,) = swin.adapters
     frozen, plain = SwinTransformer(**SWIN), SwinTransformer(**SWIN)
@@ -53,14 +53,18 @@ def reference(swin, task, own_stream=False, add_shared=False):
         n_t = own.norm2(u)
         g_t = F.gelu(own.ffn.layers[0][0](n_t if own_stream else n) + n_t @ change['fc1'].T + n @ of_all['fc1'])
         y = u + own.ffn.layers[1](g_t if own_stream else g) + g_t @ change['fc2'].T + g @ of_all['fc2']
-        features.append(y.transpose(1, 2).unflatten(2, hw))
+        merged = (y, hw) if stage.downsample is None else stage.downsample(y, hw)
+        left, size = merged if features_after_merging else (y, hw)
+        features.append(left.transpose(1, 2).unflatten(2, size))
         if stage.downsample is not None:
             x, hw = stage.downsample(x, hw)
     return features
 
 
 @pytest.mark.parametrize('method', ['MTLoRA', 'MTLoRAPlus'])
-@pytest.mark.parametrize('options', [dict(), dict(own_stream=True), dict(add_shared=True)], ids=str)
+@pytest.mark.parametrize(
+    'options', [dict(), dict(own_stream=True), dict(add_shared=True), dict(features_after_merging=True)], ids=str
+)
 @pytest.mark.parametrize('order', ['sequential', 'stacked'])
 def test_equals_the_formulas(method, options, order):
     swin = mt_swin(method, **options)
@@ -81,6 +85,9 @@ def test_equals_the_formulas(method, options, order):
         ('MTLoRAPlus', 4, 4, 626_490),
         ('MTLoRAPlus', 8, 8, 1_201_722),
         ('MTLoRAPlus', 16, 16, 2_352_186),
+        ('MTLoRAPlus', 16, 4, 1_522_746),
+        ('MTLoRAPlus', 32, 4, 2_717_754),
+        ('MTLoRAPlus', 64, 4, 5_107_770),
     ],
 )
 def test_swin_t_has_the_published_counts(method, rank, task_rank, expected):

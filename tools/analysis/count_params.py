@@ -127,6 +127,7 @@ ROWS = (
     Row('MTLoRA+, rank 4', ('mtlora/swin_t_plus_r4_pascal.py',), None),
     Row('MTLoRA+, rank 8', ('mtlora/swin_t_plus_r8_pascal.py',), None),
     Row('MTLoRA+, rank 16', ('mtlora/swin_t_plus_r16_pascal.py',), None),
+    Row('MTLoRA+, rank 64, 4 per task', ('mtlora/swin_t_plus_r64_task4_pascal.py',), None),
     Row(
         'DiTASK',
         ('ditask/swin_t_pascal.py',),

@@ -48,14 +48,13 @@ class AdaptedEncoder(BaseModule):
       :meth:`prompts_behind`, how prompts pass a transition; :meth:`to_map`, how tokens become a map.
 
     A block is a module that runs as ``block(x, hw, fills, prompts)``, and with ``tails`` behind these where
-    :attr:`offers_branches`. ``x`` is the stream, ``(B, H * W, C)``, and
-    ``hw`` its height and width; ``fills`` goes into :func:`~mmvmt.models.backbones.slots.fill` behind each linear layer
-    that is a slot, and into :func:`~mmvmt.models.backbones.slots.branch` for what a branch adds to the stream;
-    ``prompts`` are the tokens of the slot ``tokens``, or None. It returns the stream; what it made of the prompts
-    where ``prompts.carry``, else None; and the list that it gave to ``branch`` as ``tapped``. Its attribute
-    ``with_cp``, where it has one, asks for gradient checkpointing. With ``tails``, a
-    :class:`~mmvmt.models.backbones.slots.Tails`, it gives them to ``fill`` behind ``proj``, ``fc1`` and ``fc2``, runs
-    them through the same layers, and appends what they make of it.
+    :attr:`offers_branches`. ``x`` is the stream, ``(B, H * W, C)``, and ``hw`` its height and width; ``fills`` goes
+    into :func:`~mmvmt.models.backbones.slots.fill` behind each linear layer that is a slot, and into
+    :func:`~mmvmt.models.backbones.slots.branch` for what a branch adds to the stream; ``prompts`` are the tokens of the
+    slot ``tokens``, or None. It returns the stream; what it made of the prompts where ``prompts.carry``, else None; and
+    the list that it gave to ``branch`` as ``tapped``. Its attribute ``with_cp``, where it has one, asks for gradient
+    checkpointing. With ``tails``, a :class:`~mmvmt.models.backbones.slots.Tails`, it gives them to ``fill`` behind
+    ``proj``, ``fc1`` and ``fc2``, runs them through the same layers, and appends what they make of it.
 
     A transition runs as ``transition(x, hw)``, and with ``fills`` behind these where the slot ``downsample`` is filled.
 
@@ -72,11 +71,19 @@ class AdaptedEncoder(BaseModule):
     offers_prompt_scores: ClassVar[bool] = False
     """Whether tails see the scores of prompts, see :attr:`mmvmt.adapters.Method.wants_prompt_scores`."""
 
+    features_after_merging: bool = False
+    """Whether what leaves a stage leaves behind its transition, where there is one; only with tasks."""
+
     num_features: Sequence[int]
     out_indices: Sequence[int]
 
     patch_size: int = 4
     """Edge of an image patch, pixels."""
+
+    @property
+    def feature_widths(self) -> list[int]:
+        """Widths of the maps that leave."""
+        return [self.num_features[index] for index in self.out_indices]
 
     @property
     def label(self) -> str:
@@ -192,9 +199,8 @@ class AdaptedEncoder(BaseModule):
             self.drop_output_norms()
         self.part_names = self.name_parts()
         self.plugins = [dict(plugin) for plugin in plugins or ()]
-        self.adapters = ModuleList(
-            [build_method(plugin, self, self.tasks or (UNNAMED_TASK,)) for plugin in self.plugins]
-        )
+        names = self.tasks or (UNNAMED_TASK,)
+        self.adapters = ModuleList([build_method(plugin, self, names) for plugin in self.plugins])
         check_together(self.adapters)
         self.filled: dict[tuple[int, int], list[tuple[int, Site]]] = {}
         for index, adapter in enumerate(self.adapters):
@@ -226,10 +232,7 @@ class AdaptedEncoder(BaseModule):
         if initialisers or not pretrained:
             # Random numbers are drawn in float32 and rounded once.
             self._store_frozen(torch.float32 if self.frozen_dtype else None)
-            if initialisers:
-                initialize(self, initialisers)
-            else:
-                self.start_from_scratch()
+            initialize(self, initialisers) if initialisers else self.start_from_scratch()
             self._store_frozen(self.frozen_dtype)
         for cfg in pretrained:
             self.load_checkpoint(cfg)
@@ -253,9 +256,7 @@ class AdaptedEncoder(BaseModule):
         mixed_outside = torch.is_autocast_enabled(x.device.type)
         with torch.autocast(x.device.type, dtype=self.frozen_dtype):
             features = self._encode(x, wanted)
-        if mixed_outside:
-            return features
-        return as_type(features, x.dtype)
+        return features if mixed_outside else as_type(features, x.dtype)
 
     def _encode(self, x: Tensor, tasks: tuple[str, ...]) -> Features | dict[str, Features]:
         features = maps_of(self, run_passes(self, x, tasks))
@@ -313,8 +314,7 @@ class AdaptedEncoder(BaseModule):
         declared = [p for name, p in self.adapters.named_parameters() if name not in self._constants]
         for adapter in self.adapters:
             declared.extend(adapter.encoder_parameters(self))
-        for norm in self._output_norms().values():
-            declared.extend(norm.parameters())
+        declared.extend(p for norm in self._output_norms().values() for p in norm.parameters())
         return list({id(p): p for p in declared}.values())
 
     def frozen_parameters(self) -> dict[str, nn.Parameter]:

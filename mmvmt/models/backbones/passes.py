@@ -4,7 +4,7 @@ and from there once per task, task after task or stacked along the batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -327,10 +327,9 @@ def _leave_stage(encoder: AdaptedEncoder, stage: int, stream: Stream, run: Pass,
     if stage in encoder.out_indices:
         for adapter in tapping(encoder.adapters):
             tap = adapter.tap(stage, x, stream.tapped, tasks) or tap
-    taps, sizes = stream.taps + (x if tap is None else tap,), stream.sizes + (hw,)
     part, substituted = encoder.transition_part(stage), run.substituted(encoder.part_names.transitions[stage])
     if part is None:
-        return Stream(x, hw, prompts, (), taps, sizes)
+        return Stream(x, hw, prompts, (), stream.taps + (x if tap is None else tap,), stream.sizes + (hw,))
 
     last = len(encoder.stage_blocks()[stage]) - 1
 
@@ -349,11 +348,25 @@ def _leave_stage(encoder: AdaptedEncoder, stage: int, stream: Stream, run: Pass,
         ]
         return torch.cat([tokens for tokens, _ in passed]), passed[0][1]
 
-    x, hw = transition(x, hw)
+    x, behind = transition(x, hw)
+    behind = _numbers(behind)
+    left, size = (stream.x if tap is None else tap), hw
+    if encoder.features_after_merging:
+        left, size = x, behind
+        if tap is not None:
+            left = _passed_on(tap, lambda tokens: transition(tokens, hw)[0], encoder.task_order)
+    taps, sizes = stream.taps + (left,), stream.sizes + (size,)
     if prompts is not None:
         (prompting,) = (filled.method for filled in _fills(encoder, stage, last, run)['tokens'])
         prompts = prompting.merge_prompts(stage, prompts, lambda p: encoder.prompts_behind(stage, p, transition))
-    return Stream(x, _numbers(hw), prompts, (), taps, sizes)
+    return Stream(x, behind, prompts, (), taps, sizes)
+
+
+def _passed_on(tap: dict[str, Tensor], transition: Callable[[Tensor], Tensor], order: str) -> dict[str, Tensor]:
+    """What left a stage by task behind its transition: task after task, or all tasks along the batch."""
+    if order == 'sequential' or len(tap) == 1:
+        return {task: transition(tokens) for task, tokens in tap.items()}
+    return dict(zip(tap, transition(torch.cat(list(tap.values()))).chunk(len(tap))))
 
 
 def _run_part(part: nn.Module, substituted: Parameters | None, *arguments: Any) -> Any:

@@ -137,12 +137,16 @@ class AdaptedSwin(AdaptedEncoder, SwinTransformer):
             in this type and the encoder runs in mixed precision with it, exactly as autocast would run it on float32
             weights, in half the memory and without casting them in every step. Frozen biases, norms and position
             tables, and all that trains, stay float32. None: everything is float32.
+        features_after_merging: Whether the features of every stage but the last are taken behind patch merging, as in
+            the public code of MTLoRA and of the methods after it: of twice the width at half the size. Tails of tasks
+            go through merging too, each by itself. Only with ``tasks``.
         *args: Arguments of mmseg's ``SwinTransformer`` by position.
         **kwargs: Arguments of mmseg's ``SwinTransformer``.
 
     Raises:
         ValueError: A plugin matches no slot, two plugins want to tap the same stage, ``frozen_stages`` is set too,
-            ``task_order`` or ``frozen_dtype`` is unknown, or there are no plugins and so nothing is frozen.
+            ``task_order`` or ``frozen_dtype`` is unknown, or there are no plugins and so nothing is frozen; or
+            ``features_after_merging`` without tasks.
     """
 
     slots = SLOTS
@@ -156,14 +160,26 @@ class AdaptedSwin(AdaptedEncoder, SwinTransformer):
         plugins: Sequence[dict] | None = None,
         task_order: str = 'sequential',
         frozen_dtype: str | None = None,
+        features_after_merging: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        if features_after_merging and tasks is None:
+            raise ValueError(
+                'features_after_merging needs tasks: without them features go through output norms, which have the '
+                'widths before merging'
+            )
+        self.features_after_merging = features_after_merging
         for stage in self.stages:
             stage.blocks = ModuleList([SwinBlock(block) for block in stage.blocks])
             if stage.downsample is not None:
                 stage.downsample = SwinMerging(stage.downsample)
         self.insert_adapters(tasks, plugins, task_order, frozen_dtype)
+
+    @property
+    def feature_widths(self) -> list[int]:
+        further = int(self.features_after_merging)
+        return [self.num_features[min(index + further, len(self.stages) - 1)] for index in self.out_indices]
 
     def stage_blocks(self) -> list[ModuleList]:
         return [stage.blocks for stage in self.stages]

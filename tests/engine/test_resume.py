@@ -56,14 +56,12 @@ def test_killed_while_saving_and_at_a_random_moment_and_moved(tiny_config, tmp_p
     assert (work_dir / 'last_checkpoint').read_text().endswith('iter_3.pth')
 
     # The second part starts with another seed of its own and must take over that of the first.
-    process = commands.start(*arguments(tiny_config, work_dir), '--resume')
-    delay = random.SystemRandom().uniform(0, 1)
-    for line in process.stdout:
-        if 'Iter(train)' in line:
-            time.sleep(delay)
-            break
-    process.kill()
-    process.communicate()
+    log, delay = tmp_path / 'log', random.SystemRandom().uniform(0, 1)
+    process = commands.Forked([*arguments(tiny_config, work_dir), '--resume'], log)
+    while 'Iter(train)' not in log.read_text() and process.poll() is None:
+        time.sleep(0.02)
+    time.sleep(delay)
+    process.terminate()
     assert process.returncode in (-signal.SIGKILL, 0)
 
     work_dir = work_dir.rename(tmp_path / 'moved')

@@ -15,11 +15,11 @@ from .cases import QUICK, Settings
 from .comparison import log
 from .measurement import cpu_flags
 from .report import Row, draw_curves, insert_tables, read_rows, tables, write_rows
-from .subcommands import IN_ALL, SUBCOMMANDS
+from .subcommands import SUBCOMMANDS
 
-COMMANDS = {name: function.__doc__ for name, function in SUBCOMMANDS.items()}
+COMMANDS = {name: text for name, (_, text) in SUBCOMMANDS.items()}
 COMMANDS |= dict(all='everything above but compiled models', table='tables and picture of earlier results')
-MEASURING = (*SUBCOMMANDS, 'all')
+MEASURING = (*SUBCOMMANDS, 'all')  # the last two of which all does not measure
 OPTIONS = (
     # option, which subcommands have it, what argparse has to know
     ('--json', MEASURING, dict(metavar='FILE', help='write the rows as a JSON list')),
@@ -60,8 +60,8 @@ def measure(args: argparse.Namespace) -> list[Row]:
     run = run_record(args.seed) | dict(device=args.device, threads=threads, quick=args.quick, cpu_flags=cpu_flags())
     device = run['hardware']['gpus'][0] if args.device == 'cuda' else run['hardware']['cpu']
     rows: list[Row] = []
-    for name in IN_ALL if args.command == 'all' else (args.command,):
-        for group in SUBCOMMANDS[name](settings):
+    for name in MEASURING[:-2] if args.command == 'all' else (args.command,):
+        for group in SUBCOMMANDS[name][0](settings):
             rows += [row | dict(device=device, run=run) for row in group.rows()]
             # What was measured is kept should a later part fail.
             if args.json:

@@ -4,10 +4,11 @@ A case is a function that builds what it runs from the seed, so that cases that 
 inputs and labels, and returns a :data:`Run`.
 """
 
-import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from mmengine.structures import PixelData
 from torch import Tensor, nn
 
 from mmvmt.compat import check_records_graphs
+from mmvmt.models.backbones.layouts import build_timm
 from mmvmt.registry import MODELS
 from mmvmt.structures import TASKS, MultiTaskDataSample, declare_tasks
 
@@ -27,6 +29,7 @@ CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 VMT = 'vmt/swin_t_pascal'
 FOUR_TASKS = ('semseg', 'human_parts', 'saliency', 'normals')
 ENCODER, WHOLE = 'encoder', 'whole model'
+read_config = cache(lambda name: Config.fromfile(CONFIGS / f'{name}.py'))
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,6 @@ class Settings:
     few_counts: tuple[int, ...] = (1, 4, 16)  # and where each costs more
     scenes: int = 24  # rendered images
     scene_size: int = 512  # their side in pixels
-    batches: tuple[int, ...] = (1, 8)  # of inference
     least: int = 3  # rounds of every comparison at least
     seconds: float = 12.0  # of a comparison; some take a multiple of it
 
@@ -61,17 +63,10 @@ QUICK: dict[str, Any] = dict(
     few_counts=(1, 16),
     scenes=4,
     scene_size=64,
-    batches=(1, 2),
     least=2,
     seconds=0.3,
 )
 """Sizes of ``--quick``: everything runs, and no figure means anything."""
-
-
-@functools.cache
-def read_config(name: str) -> Config:
-    """A config by its path below ``configs/``, without ending."""
-    return Config.fromfile(CONFIGS / f'{name}.py')
 
 
 def task_names(count: int) -> tuple[str, ...]:
@@ -84,15 +79,17 @@ def model_config(
     config: str,
     settings: Settings,
     tasks: int | None = None,
+    encoder: Any = None,
     first_stage: int = 1,
-    bfloat16: bool = False,
     **backbone: Any,
 ) -> dict[str, Any]:
-    """Config of a model with random weights and with changes: some number of tasks, adapters from a stage on (no
-    gradient is computed below it), frozen weights in bfloat16, entries of the backbone."""
+    """Config of a model with random weights and with changes: some number of tasks, another encoder, adapters from a
+    stage on (no gradient is computed below it), entries of the backbone."""
     cfg = read_config(config).model.to_dict()
     cfg['backbone'].pop('init_cfg', None)
-    cfg['backbone'] |= settings.shrunk | backbone | (dict(frozen_dtype='bfloat16') if bfloat16 else {})
+    if encoder is not None:
+        cfg['backbone'] = dict(type='mmvmt.AdaptedBackbone', encoder=encoder, plugins=cfg['backbone']['plugins'])
+    cfg['backbone'] |= backbone | (settings.shrunk if encoder is None else {})
     for plugin in cfg['backbone']['plugins'] if first_stage > 1 else ():
         plugin['stages'] = tuple(stage >= first_stage for stage in range(1, 5))
     if tasks is not None:
@@ -111,11 +108,16 @@ def swin_config(config: str, settings: Settings, kind: str) -> dict[str, Any]:
 
 
 def build(cfg: Mapping[str, Any], settings: Settings) -> nn.Module:
-    """A module in training mode, from the seed."""
+    """A module in training mode, from the seed; encoders of timm put out maps as timm itself has them."""
     torch.manual_seed(settings.seed)
-    module = MODELS.build(dict(cfg)).to(settings.device)
+    if cfg['type'] == 'timm':
+        module = build_timm(cfg)
+        module.forward = partial(module.forward_intermediates, indices=module.out_indices, intermediates_only=True)
+    else:
+        # Some write into lists of it.
+        module = MODELS.build(deepcopy(dict(cfg)))
     # Of some encoders it returns nothing.
-    module.train()
+    module.to(settings.device).train()
     return module
 
 
@@ -179,8 +181,9 @@ def training(
 ) -> Run:
     """Forward to losses, backward, optimizer; or forward to maps and back from given gradients, the same for every
     task, without an optimizer."""
-    # So small a rate leaves the weights where they are; its cost does not depend on it.
-    optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=1e-8)
+    if gradients is None:
+        # So small a rate leaves the weights where they are; its cost does not depend on it.
+        optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=1e-8)
 
     def run(bfloat16: bool = bfloat16) -> list[Tensor]:
         with torch.autocast(settings.device, torch.bfloat16, bfloat16):
@@ -198,21 +201,24 @@ def training(
 
 
 def encoder(settings: Settings, cfg: Mapping[str, Any], doing: str, side: int) -> Run:
-    """An encoder by itself, on a GPU in bfloat16: ``'evaluation'``, the same ``'compiled'``, or forward and backward of
-    all weights, ``'training'``."""
+    """An encoder by itself, on a GPU in bfloat16: ``'evaluation'``, the same ``'compiled'``, or forward and backward,
+    ``'training'`` of all weights, or through ``'frozen'`` ones back to the image."""
     module, image, bfloat16 = build(cfg, settings), random_image(settings, side), settings.device == 'cuda'
-    if doing == 'training':
-        gradients = random_maps(module.num_features, settings, side)
-        return training(module, lambda: module(image), settings, bfloat16, gradients)
+    if doing in ('training', 'frozen'):
+        module.requires_grad_(doing == 'training')
+        with torch.no_grad():
+            gradients = [torch.randn_like(x) for x in flat(module(image))]
+        given = (lambda: image.detach().requires_grad_()) if doing == 'frozen' else (lambda: image)
+        return training(module, lambda: module(given()), settings, bfloat16, gradients)
     if doing == 'compiled':
         module.compile()
     return evaluation(module, image, settings, bfloat16)
 
 
-def step(settings: Settings, config: str, part: str = WHOLE, bfloat16: bool = False, **changes: Any) -> Run:
+def step(settings: Settings, config: str, part: str = WHOLE, side: int | None = None, **changes: Any) -> Run:
     """The training step of a model of ours, or of its encoder; with changes as in :func:`model_config`."""
-    model = build(model_config(config, settings, bfloat16=bfloat16, **changes), settings)
-    side = settings.small_image if 'tasks' in changes else settings.image
+    model, bfloat16 = build(model_config(config, settings, **changes), settings), 'frozen_dtype' in changes
+    side = side or (settings.small_image if 'tasks' in changes else settings.image)
     image = random_image(settings, side)
     if part == ENCODER:
         module, gradients = model.backbone, random_maps(model.backbone.num_features, settings, side)
@@ -221,12 +227,14 @@ def step(settings: Settings, config: str, part: str = WHOLE, bfloat16: bool = Fa
     return training(model, lambda: model(image, samples, mode='loss'), settings, bfloat16)
 
 
-def inference(settings: Settings, config: str, batch: int, bfloat16: bool, compiled: bool = False) -> Run:
-    """The whole model in evaluation."""
-    model = build(model_config(config, settings, bfloat16=bfloat16), settings)
+def inference(settings: Settings, config: str, batch: int | None = None, compiled: bool = False, **changes: Any) -> Run:
+    """The whole model in evaluation; with some number of tasks its encoder."""
+    model, bfloat16 = build(model_config(config, settings, **changes), settings), 'frozen_dtype' in changes
     if compiled:
         check_records_graphs('torch.compile of the models')
         model.compile()
+    if 'tasks' in changes:
+        return evaluation(model.backbone, random_image(settings, settings.small_image), settings, bfloat16)
     return evaluation(model, random_image(settings, settings.image, batch), settings, bfloat16, mode='tensor')
 
 
@@ -291,20 +299,20 @@ def fine_tuning(settings: Settings, config: str, frozen: bool = False) -> Run:
     return training(nn.ModuleDict(dict(backbone=backbone, heads=heads)), losses, settings)
 
 
-HEADS = {'composed': {}, 'uncomposed': dict(compose=False), 'deformable': dict(type='mmvmt.DeformableHead')}
-"""Heads, as changes to that of a config; beside them there is ``'segformer'``."""
-
-
 def head(
-    settings: Settings, kind: str, doing: str = 'maps', small: bool = False, config: str = VMT, task: str = 'semseg'
+    settings: Settings,
+    doing: str = 'maps',
+    small: bool = False,
+    config: str = VMT,
+    task: str = 'semseg',
+    **changes: Any,
 ) -> Run:
-    """The head of a task by itself, on random features that want gradients as in a model: forward and backward from a
-    given gradient of its ``'maps'`` or from its ``'loss'``; or a ``'training'`` step."""
-    side = settings.small_image if small else settings.image
-    model = model_config(config, settings)
+    """The head of a task by itself, or mmseg's (``mmseg=True``), on random features that want gradients as in a model:
+    forward and backward from a given gradient of its ``'maps'`` or from its ``'loss'``; or a ``'training'`` step."""
+    side, model = settings.small_image if small else settings.image, model_config(config, settings)
     channels = [model['backbone']['embed_dims'] * 2**level for level in range(4)]
-    cfg = model['heads'][task] | dict(in_channels=channels) | HEADS.get(kind, {})
-    if kind == 'segformer':
+    cfg = model['heads'][task] | dict(in_channels=channels) | changes
+    if cfg.pop('mmseg', False):
         cfg = segformer(channels, cfg['channels'], cfg['output']['num_classes'])
     module, features = build(cfg, settings), random_maps(channels, settings, side)
 

@@ -35,7 +35,6 @@ NOTES = {
     'operations': 'matrix products, convolutions and attention; what works element by element is not counted',
     'peak memory': 'beyond model and inputs',
 }
-"""What to know of a quantity."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,7 @@ class Pair:
     theirs: Any  # name of the case that it is compared with
     note: str = ''
     less: Any = None  # name of a case that is taken off ours within each round
+    images: int | None = None  # number of images of what is timed, for rates
     equal: float | None = None  # largest difference of their outputs in single precision; None: they may differ
     quantities: Sequence[str] = ('time',)  # also 'operations', and what memory_of() measures
     curve: Mapping[str, str] | None = None  # method and part, for a picture over numbers of tasks
@@ -65,7 +65,6 @@ class Group:
     seconds: float = 1.0  # how long it is timed, in multiples of the settings' seconds
     least: int | None = None  # rounds at least; None: as the settings say
     per: int = 1  # number of things that a run does; rows have the time of one
-    images: int | None = None  # number of images of such a thing, for rates
     profiled: bool = True  # whether a target that is missed is explained by PyTorch's operations
 
     def rows(self) -> list[Row]:
@@ -76,51 +75,43 @@ class Group:
             self.runs = {name: prepare(self.settings) for name, prepare in self.cases.items()}
         except ImportError as error:
             return [make_row(pair.name, None, None, None, 'ms', note=f'not measured: {error}') for pair in self.pairs]
-        differences = [self._difference(pair) for pair in self.pairs]
-        figures: dict[Any, dict[str, float]] = {name: {} for name in self.runs}
+        self.differences = {}
+        for pair in (pair for pair in self.pairs if pair.equal is not None):
+            outputs = [self.runs[name](bfloat16=False) for name in (pair.ours, pair.theirs)]
+            difference = check_equal(pair.name, *outputs, pair.equal)
+            self.differences[pair.name] = f'outputs in single precision differ by {difference:.1g}'
+        self.figures: dict[Any, dict[str, float]] = {name: {} for name in self.runs}
         counted = any('operations' in pair.quantities for pair in self.pairs)
         for name, run in self.runs.items() if counted else ():
-            figures[name]['operations'] = count_flops(run) / 1e9
+            self.figures[name]['operations'] = count_flops(run) / 1e9
         seconds, least = self.settings.seconds * self.seconds, self.least or self.settings.least
         # Counting has warmed up everything.
         self.times = alternate(self.runs, seconds, least, warmup=not counted)
         for name, times in self.times.items():
-            figures[name]['time'] = 1000 * median(times) / self.per
+            self.figures[name]['time'] = 1000 * median(times) / self.per
         for pair in self.pairs:
             for name in dict.fromkeys((pair.ours, pair.theirs, *pair.points.values())):
-                if set(pair.quantities) - figures[name].keys():
+                if set(pair.quantities) - self.figures[name].keys():
                     log(f'{self.title}, memory of {name}')
-                    figures[name] |= memory_of_case(self.cases[name], self.settings, TENSORS in pair.quantities)
-        return [
-            self._row(pair, quantity, figures, difference)
-            for pair, difference in zip(self.pairs, differences)
-            for quantity in pair.quantities
-        ]
+                    self.figures[name] |= memory_of_case(self.cases[name], self.settings, TENSORS in pair.quantities)
+        return [self._row(pair, quantity) for pair in self.pairs for quantity in pair.quantities]
 
-    def _difference(self, pair: Pair) -> str:
-        if pair.equal is None:
-            return ''
-        outputs = [self.runs[name](bfloat16=False) for name in (pair.ours, pair.theirs)]
-        return f'outputs in single precision differ by {check_equal(pair.name, *outputs, pair.equal):.1g}'
-
-    def _row(self, pair: Pair, quantity: str, figures: Mapping[Any, Mapping[str, float]], difference: str) -> Row:
-        name, more = pair.name.format(quantity), {}
-        (ours, theirs), peaks = (
-            [figures[case].get(key) for case in (pair.ours, pair.theirs)] for key in (quantity, PEAK)
-        )
+    def _row(self, pair: Pair, quantity: str) -> Row:
+        name, more, both = pair.name.format(quantity), {}, [self.figures[pair.ours], self.figures[pair.theirs]]
+        ours, theirs = (figures[quantity] for figures in both)
         ratio, notes = ours / theirs, [NOTES.get(quantity, self.size)]
         if quantity == 'time':
             times = [self.times.get(case) for case in (pair.ours, pair.theirs, pair.less)]
             ratio, *more['spread'] = ratio_of(*times)
             more['repeats'], ours = len(times[0]), ours if pair.less is None else ratio * theirs
-            notes += [pair.note, difference]
+            notes += [pair.note, self.differences.get(pair.name)]
         elif quantity != 'operations':
-            notes.append('peaks of the processes {:.0f} and {:.0f} MiB'.format(*peaks))
-        if self.images is not None:
-            rates = [1000 * self.images / value for value in (ours, theirs)]
+            notes.append('peaks of the processes {:.0f} and {:.0f} MiB'.format(*(figures[PEAK] for figures in both)))
+        if pair.images is not None:
+            rates = [1000 * pair.images / value for value in (ours, theirs)]
             notes.insert(0, '{:.2f} against {:.2f} images/s'.format(*rates))
         if pair.curve is not None:
-            points = {str(count): figures[case][quantity] for count, case in pair.points.items()}
+            points = {str(count): self.figures[case][quantity] for count, case in pair.points.items()}
             more['curve'] = dict(pair.curve, quantity=quantity.removeprefix('peak '), values=points)
         unit = dict(time='ms', operations='GFLOP').get(quantity, 'MiB')
         targets = (target for begin, target in TABLES['targets'].items() if name.startswith(begin))

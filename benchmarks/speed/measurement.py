@@ -71,13 +71,10 @@ PEAK, TENSORS = 'peak of the process', 'peak of all tensors'
 
 
 def memory_of(prepare: Callable[[], Run], rehearse: Callable[[], Run], device: str, tensors: bool) -> dict[str, float]:
-    """Peak memory in MiB of what is built and returned: resident memory of this process, which should be a fresh one,
-    since what other code freed before is used again unseen; on a GPU allocated tensors.
-
-    First something small of the same kind runs, since libraries load their code when they first run it. Two runs are
-    measured: the state of an optimizer, which the first one makes, is there when the second one has its peak. On
-    demand, a third one says what tensors made by a run hold at a time. On a CPU a process needs more: its allocator
-    keeps some of what was freed, in pieces that fit nothing else.
+    """Peak memory in MiB of what is built and run: of this process, which should be a fresh one, since what other code
+    freed before is used again unseen; on a GPU of tensors. First something small of the same kind runs, since libraries
+    load their code when they first run it; then it runs twice, since the first step makes the state of an optimizer;
+    and on demand once more, to see what tensors hold. A process needs more: its allocator keeps some of what was freed.
     """
     rehearse()()
     empty = _in_use(device)

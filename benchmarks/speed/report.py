@@ -20,7 +20,11 @@ MARKS = {
     'others': ('<!-- speed-others:begin -->', '<!-- speed-others:end -->'),
 }
 
-PANELS = {'time': 'time of a training step', 'memory': 'peak memory of a training step'}
+PANELS = {
+    'time': 'time of a training step',
+    'memory': 'peak memory of a training step',
+    'inference': 'time of inference',
+}
 STYLES = {'encoder': dict(linestyle='-', marker='o'), 'whole model': dict(linestyle=':', marker='.')}
 COLOURS = ('#d62728', '#ff9896', '#7f7f7f', '#1f77b4', '#2ca02c', '#9467bd', '#ff7f0e', '#8c564b', '#17becf', '#bcbd22')
 
@@ -104,19 +108,21 @@ def draw_curves(rows: Sequence[Row], path: str | Path) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.ticker import LogLocator
 
-    shown = [row for row in rows if row.get('curve') and row['curve']['quantity'] in PANELS]
+    drawn = [row | row['curve'] for row in rows if row.get('curve') and row['curve']['quantity'] in PANELS]
+    shown = [row | dict(panel='inference' if row['part'] == 'inference' else row['quantity']) for row in drawn]
     devices = sorted({row['device'] for row in shown})
     if len(devices) != 1:
         raise ValueError(f'curves are drawn of one device, and these are of {", ".join(devices) or "none"}')
-    colours = dict(zip(dict.fromkeys(row['curve']['method'] for row in shown), cycle(COLOURS)))
-    canvas = Figure(figsize=(11, 5), dpi=150, layout='constrained')
+    colours = dict(zip(dict.fromkeys(row['method'] for row in shown), cycle(COLOURS)))
+    canvas = Figure(figsize=(12, 5), dpi=150, layout='constrained')
     canvas.suptitle(devices[0], fontsize=10)
-    panels = dict(zip(PANELS, canvas.subplots(1, len(PANELS))))
+    wanted = [panel for panel in PANELS if panel in {row['panel'] for row in shown}]
+    panels = dict(zip(wanted, canvas.subplots(1, len(wanted), squeeze=False)[0]))
     for row in shown:
-        curve, axes = row['curve'], panels[row['curve']['quantity']]
-        style = dict(color=colours[curve['method']], markersize=5, linewidth=1.6) | STYLES[curve['part']]
-        axes.plot([int(count) for count in curve['values']], list(curve['values'].values()), **style)
-        axes.set_ylabel(f'{PANELS[curve["quantity"]]} [{row["unit"]}]')
+        style = dict(color=colours[row['method']], markersize=5, linewidth=1.6)
+        style |= STYLES.get(row['part'], STYLES['encoder'])
+        panels[row['panel']].plot([int(count) for count in row['values']], list(row['values'].values()), **style)
+        panels[row['panel']].set_ylabel(f'{PANELS[row["panel"]]} [{row["unit"]}]')
     for axes in panels.values():
         axes.set(xscale='log', yscale='log', xlabel='tasks')
         counts = sorted({int(count) for line in axes.lines for count in line.get_xdata()})

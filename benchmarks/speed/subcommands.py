@@ -1,8 +1,7 @@
 """What each subcommand measures: groups of cases, most of them as rows.yaml has them."""
 
-import itertools
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,13 +19,17 @@ from . import cases
 from .cases import ENCODER, VMT, WHOLE, Settings
 from .comparison import TABLES, Group, Pair
 
+FULL = 'baselines/swin_t_full_multitask_pascal'
 
-def declared(settings: Settings, name: str, small: bool = False, **options: Any) -> Group:
-    """A group of rows.yaml."""
-    table, side = TABLES[name], settings.small_image if small else settings.image
-    runs = {case: partial(getattr(cases, run), **row) for case, (run, row) in table['cases'].items()}
-    size = table['size'].format(side=side, batch=settings.batch)
-    return Group(settings, name, runs, [Pair(**row) for row in table['rows']], size, **options)
+
+def declared(settings: Settings, names: Sequence[str]) -> Iterator[Group]:
+    """Groups of rows.yaml."""
+    for name in names:
+        table = TABLES[name]
+        runs = {case: partial(getattr(cases, run), **row) for case, (run, row) in table['cases'].items()}
+        side = settings.small_image if table.get('small') else settings.image
+        size = table['size'].format(side=side, batch=settings.batch)
+        yield Group(settings, name, runs, [Pair(**row) for row in table['rows']], size, table.get('seconds', 1))
 
 
 def measure_encoder(settings: Settings) -> Iterator[Group]:
@@ -45,43 +48,61 @@ def measure_encoder(settings: Settings) -> Iterator[Group]:
             yield Group(settings, name, runs, [pair], f'batch {settings.batch}')
 
 
-def measure_tasks(settings: Settings) -> Iterator[Group]:
+def measure_encoders(settings: Settings) -> Iterator[Group]:
+    """Encoders of other libraries that nothing is filled in against the plain ones, and VMT-Adapter on each."""
+    for name, row in TABLES['encoders'].items():
+        cfg, side = row['cfg'], row.get('side', settings.small_image)
+        if settings.shrunk:
+            cfg, side = cfg | row['quick'], settings.small_image
+        runs: dict[Any, Any] = {
+            (kind, doing): partial(cases.encoder, cfg=each, doing=doing, side=side)
+            for kind, each in dict(hooked=dict(type='mmvmt.AdaptedBackbone', encoder=cfg), plain=cfg).items()
+            for doing in ('evaluation', 'frozen')
+        }
+        for config in (VMT, FULL):
+            runs[config] = partial(cases.step, config=config, encoder=cfg, side=side)
+        pairs = (
+            Pair(f'hooked over plain, forward, {name}', *[(k, 'evaluation') for k in ('hooked', 'plain')], equal=1e-4),
+            Pair(f'hooked over plain, frozen training step, {name}', *[(k, 'frozen') for k in ('hooked', 'plain')]),
+            Pair(f'training step, VMT-Adapter over our own full fine-tuning, 4 tasks, {name}', VMT, FULL),
+        )
+        yield Group(settings, name, runs, pairs, f'{side} x {side}, batch {settings.batch}', seconds=0.75)
+
+
+STEP = (('time', 'operations'), ('peak memory',))
+PARTS = {
+    # case, name of rows, quantities by what points they are measured at
+    'encoder': (partial(cases.step, part=ENCODER), 'encoder, {} of a training step', STEP),
+    'whole model': (cases.step, 'whole model, {} of a training step', STEP),
+    'inference': (cases.inference, 'encoder, {} of inference', (('time',),)),
+}
+
+
+def measure_tasks(settings: Settings, table: str) -> Iterator[Group]:
     """Time, operations and peak memory of a training step over the number of tasks."""
-    side, few = settings.small_image, settings.few_counts
-    for method, config in TABLES['tasks'].items():
+    few = settings.few_counts
+    for method, (config, parts) in TABLES[table].items():
         per_task = cases.build(cases.model_config(config, settings), settings).backbone.per_task
-        counts = few if per_task else settings.counts
+        counts = settings.counts if WHOLE in parts and not per_task else few
         # For memory each needs a process of its own, which takes long.
-        points = {('time', 'operations'): counts, ('peak memory',): sorted({*few, counts[-1]})}
+        points = {STEP[1]: sorted({*few, counts[-1]})}
         pairs = [
             Pair(
-                f'{method}: {part}, {{}} of a training step, {few[-1]} tasks over 1',
+                f'{method}: {PARTS[part][1]}, {few[-1]} tasks over 1',
                 (part, few[-1]),
                 (part, 1),
                 f'encoder runs {"once per task" if per_task else "once"}',
                 quantities=quantities,
                 curve=dict(method=method, part=part),
-                points={count: (part, count) for count in chosen},
+                points={count: (part, count) for count in points.get(quantities, counts)},
             )
-            for part in (ENCODER, WHOLE)
-            for quantities, chosen in points.items()
+            for part in parts
+            for quantities in PARTS[part][2]
         ]
-        every = itertools.product((ENCODER, WHOLE), counts)
-        runs = {(part, n): partial(cases.step, config=config, part=part, tasks=n) for part, n in every}
-        size = f'Swin-T, {side} x {side}, batch {settings.batch}'
-        yield Group(settings, f'tasks: {method}', runs, pairs, size, least=settings.least - 1)
-
-
-def measure_heads(settings: Settings) -> Iterator[Group]:
-    """The composed head against the same head uncomposed, and beside other heads."""
-    yield declared(settings, 'heads')
-    yield declared(settings, 'deformable head', small=True)
-
-
-def measure_step(settings: Settings) -> Iterator[Group]:
-    """A training step of VMT-Adapter with four tasks, against fine-tuning, its floor, and itself in bfloat16."""
-    yield declared(settings, 'step', seconds=7)
-    yield declared(settings, 'a task added', seconds=3)
+        runs = {(part, n): partial(PARTS[part][0], config=config, tasks=n) for part in parts for n in counts}
+        size = f'Swin-T, {settings.small_image} x {settings.small_image}, batch {settings.batch}'
+        yield Group(settings, f'{table}: {method}', runs, pairs, size, least=settings.least - 1)
+    yield from declared(settings, [f'{table}, in turn'] if f'{table}, in turn' in TABLES else ())
 
 
 def measure_data(settings: Settings) -> Iterator[Group]:
@@ -102,12 +123,12 @@ def measure_data(settings: Settings) -> Iterator[Group]:
             'pipeline': lambda settings: lambda: [dataset[index] for index in range(count)],
             'decoding': lambda settings: lambda: [read(path) for path in files],
         }
-        pair = Pair('data, an image of the training pipeline over decoding its files', *runs)
+        pair = Pair('data, an image of the training pipeline over decoding its files', *runs, images=1)
         size = f'images of {settings.scene_size} px, {len(dataset.tasks)} tasks, {len(files) // count} files per image'
         # One thread, as in the workers of the loader.
         cv2.setNumThreads(0)
         settings = replace(settings, threads=1)
-        yield Group(settings, 'data', runs, [pair], size, per=count, images=1, profiled=False)
+        yield Group(settings, 'data', runs, [pair], size, per=count, profiled=False)
 
 
 def files_of(info: dict[str, Any]) -> list[str]:
@@ -116,37 +137,14 @@ def files_of(info: dict[str, Any]) -> list[str]:
     return [info['img_path'], *(file for path in paths for file in ((path,) if isinstance(path, str) else path))]
 
 
-def measure_inference(settings: Settings) -> Iterator[Group]:
-    """Latency and throughput of the whole model in both precisions."""
-    for batch in settings.batches:
-        case = partial(cases.inference, config=VMT, batch=batch)
-        runs = {name: partial(case, bfloat16=name == 'bf16') for name in ('bf16', 'fp32')}
-        pair = Pair(f'inference, batch {batch}, bf16 over fp32', *runs)
-        yield Group(settings, pair.name, runs, [pair], size_of_inference(settings), images=batch)
-
-
-def measure_compiled(settings: Settings) -> Iterator[Group]:
-    """The same model compiled against as it is; compilation takes minutes."""
-    for batch, precision in itertools.product(settings.batches, ('fp32', 'bf16')):
-        eager = partial(cases.inference, config=VMT, batch=batch, bfloat16=precision == 'bf16')
-        runs = dict(compiled=partial(eager, compiled=True), eager=eager)
-        pair = Pair(f'inference, batch {batch}, compiled over eager, {precision}', *runs, equal=1e-3)
-        yield Group(settings, pair.name, runs, [pair], size_of_inference(settings), seconds=0.5, images=batch)
-
-
-def size_of_inference(settings: Settings) -> str:
-    """What runs, in notes."""
-    return f'Swin-T, {settings.image} x {settings.image}, 4 tasks, logits at a quarter of the size'
-
-
-SUBCOMMANDS: dict[str, Callable[[Settings], Iterator[Group]]] = {
-    'encoder': measure_encoder,
-    'tasks': measure_tasks,
-    'heads': measure_heads,
-    'step': measure_step,
-    'data': measure_data,
-    'inference': measure_inference,
-    'compiled': measure_compiled,
+SUBCOMMANDS: dict[str, tuple[Callable[[Settings], Iterator[Group]], str]] = {
+    'encoder': (measure_encoder, "AdaptedSwin without adapters against mmseg's SwinTransformer"),
+    'encoders': (measure_encoders, "other libraries' encoders with slots against the plain ones"),
+    'tasks': (partial(measure_tasks, table='tasks'), 'training steps over the number of tasks'),
+    'later': (partial(measure_tasks, table='later'), 'the same of later methods, encoder and inference'),
+    'heads': (partial(declared, names=('heads', 'deformable head')), 'the composed head against other heads'),
+    'step': (partial(declared, names=('step', 'a task added')), 'a step against fine-tuning and its floor'),
+    'data': (measure_data, 'the training pipeline against decoding the same files'),
+    'inference': (partial(declared, names=('inference',)), 'latency and throughput in both precisions'),
+    'compiled': (partial(declared, names=('compiled',)), 'the same, compiled, which takes minutes more'),
 }
-IN_ALL = tuple(name for name in SUBCOMMANDS if name != 'compiled')
-"""What takes minutes, not half an hour."""

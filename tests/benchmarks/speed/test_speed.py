@@ -17,6 +17,7 @@ from benchmarks.speed.comparison import TABLES, Group, Pair, memory_of_case
 from benchmarks.speed.measurement import cpu_flags
 from benchmarks.speed.report import KEYS, MARKS, cells
 from mmvmt.models import DeformableHead, MLPHead
+from mmvmt.models.backbones.layouts import LAYOUTS, build_timm, encoder_name
 from mmvmt.registry import MODELS
 
 ROOT = Path(__file__).parents[3]
@@ -67,7 +68,7 @@ def memory(monkeypatch):
 
 def rows_of(name, settings=SETTINGS):
     """Rows of a subcommand by name, checked for what holds for all rows."""
-    rows = [row for group in subcommands.SUBCOMMANDS[name](settings) for row in group.rows()]
+    rows = [row for group in subcommands.SUBCOMMANDS[name][0](settings) for row in group.rows()]
     assert len({row['name'] for row in rows}) == len(rows)
     for row in rows:
         assert set(KEYS) <= set(row)
@@ -108,7 +109,7 @@ def test_times_are_medians_in_milliseconds_and_a_missed_target_is_explained(monk
 
 
 def test_rates_parts_and_differences(monkeypatch):
-    got = timed(monkeypatch, Pair('x', 'a', 'b'), ([0.2, 0.2], [0.4, 0.4]), per=10, images=2)
+    got = timed(monkeypatch, Pair('x', 'a', 'b', images=2), ([0.2, 0.2], [0.4, 0.4]), per=10)
     assert (got['ours'], got['theirs'], got['note']) == (20.0, 40.0, '100.00 against 50.00 images/s; small')
     added = timed(monkeypatch, Pair('x', 'a', 'b', less='c'), ([0.3, 0.5], [0.8, 0.8], [0.2, 0.2]))
     assert (added['ours'], added['ratio']) == (pytest.approx(200), pytest.approx(0.25))
@@ -163,6 +164,65 @@ def test_tasks(tool, memory, monkeypatch, tmp_path):
     picture = tmp_path / 'curves.png'
     assert tool.main(['table', str(file), '--picture', str(picture)]) == 0
     assert cv2.imread(str(picture)) is not None
+
+
+def test_the_later_methods(memory, monkeypatch):
+    monkeypatch.setitem(TABLES, 'later', {name: TABLES['later'][name] for name in ('VMT-Adapter', 'MTLoRA')})
+    turns = TABLES['later, in turn']
+    cases = {name: turns['cases'][name] for name in ('VMT-Adapter', 'MTLoRA')}
+    rows = [row for row in turns['rows'] if row['ours'] == 'MTLoRA']
+    monkeypatch.setitem(TABLES, 'later, in turn', turns | dict(cases=cases, rows=rows))
+    rows = rows_of('later', replace(SETTINGS, least=2, few_counts=(1, 2)))
+    assert list(rows) == [
+        'VMT-Adapter: encoder, time of inference, 2 tasks over 1',
+        'MTLoRA: encoder, time of a training step, 2 tasks over 1',
+        'MTLoRA: encoder, operations of a training step, 2 tasks over 1',
+        'MTLoRA: encoder, peak memory of a training step, 2 tasks over 1',
+        'MTLoRA: encoder, time of inference, 2 tasks over 1',
+        'encoder, training step, 4 tasks, MTLoRA over VMT-Adapter',
+    ]
+    assert rows['MTLoRA: encoder, time of inference, 2 tasks over 1']['curve']['part'] == 'inference'
+
+
+def test_encoders(monkeypatch):
+    families = {name: TABLES['encoders'][name] for name in ("timm's ConvNeXt-T", "mmseg's ViT-S/16")}
+    monkeypatch.setitem(TABLES, 'encoders', families)
+    rows = rows_of('encoders')
+    assert {name: row['target'] for name, row in rows.items()} == {
+        f'{title}, {family}': target
+        for family in families
+        for title, target in (
+            ('hooked over plain, forward', 1.03),
+            ('hooked over plain, frozen training step', 1.03),
+            ('training step, VMT-Adapter over our own full fine-tuning, 4 tasks', None),
+        )
+    }
+    forward = [row['note'] for name, row in rows.items() if 'forward' in name]
+    assert all('outputs in single precision differ by' in note for note in forward)
+
+
+def test_every_layout_has_its_row():
+    timm = pytest.importorskip('timm')
+    kinds = set()
+    for row in TABLES['encoders'].values():
+        cfg = row['cfg'] | row['quick']
+        name = cfg['type'] if cfg['type'] != 'timm' else encoder_name(type(build_timm(cfg)))
+        kinds.add(name)
+    libraries = ('mmseg.', 'mmpretrain.', 'timm.')
+    assert timm
+    assert kinds == {name for name in LAYOUTS if name.startswith(libraries)}
+
+
+def test_every_row_names_cases_and_configs_that_exist():
+    configs = []
+    for table in TABLES.values():
+        for group in (table,) if 'rows' in table else ():
+            named = {row[key] for row in group['rows'] for key in ('ours', 'theirs', 'less') if key in row}
+            assert named == set(group['cases'])
+            configs += [arguments['config'] for _, arguments in group['cases'].values() if 'config' in arguments]
+    configs += [config for table in ('tasks', 'later') for config, _ in TABLES[table].values()]
+    assert len(configs) > 20
+    assert all((ROOT / 'configs' / f'{config}.py').is_file() for config in configs)
 
 
 def test_heads():
@@ -239,8 +299,8 @@ def test_data(monkeypatch):
 
 def test_inference():
     rows = rows_of('inference')
-    assert list(rows) == [f'inference, batch {batch}, bf16 over fp32' for batch in (1, 2)]
-    assert re.match(r'[\d.]+ against [\d.]+ images/s; Swin-T', rows['inference, batch 2, bf16 over fp32']['note'])
+    assert list(rows) == [f'inference, batch {batch}, bf16 over fp32' for batch in (1, 8)]
+    assert re.match(r'[\d.]+ against [\d.]+ images/s; Swin-T', rows['inference, batch 8, bf16 over fp32']['note'])
 
 
 def test_compiled_models(monkeypatch):
@@ -250,7 +310,7 @@ def test_compiled_models(monkeypatch):
     assert len(rows) == 4
     if subcommands.RECORDS_GRAPHS:
         assert len(compiled) == 4
-        assert all('single precision differ by' in row['note'] for row in rows.values())
+        assert ['single precision differ by' in row['note'] for row in rows.values()] == [True, False] * 2
     else:
         assert all('needs torch 2.7' in row['note'] for row in rows.values())
 
@@ -262,7 +322,7 @@ def test_what_was_measured_is_kept_when_a_later_part_fails(tool, monkeypatch, tm
     def one(settings):
         yield Group(settings, 'x', dict.fromkeys('ab', lambda settings: lambda: None), [Pair('a', 'a', 'b')])
 
-    monkeypatch.setattr(tool, 'SUBCOMMANDS', dict.fromkeys(tool.SUBCOMMANDS, fail) | dict(encoder=one))
+    monkeypatch.setattr(tool, 'SUBCOMMANDS', dict.fromkeys(tool.SUBCOMMANDS, (fail, '')) | dict(encoder=(one, '')))
     with pytest.raises(RuntimeError, match='too bad'):
         tool.main(['all', '--quick', '--json', str(tmp_path / 'rows.json')])
     assert [row['name'] for row in json.loads((tmp_path / 'rows.json').read_text())] == ['a']

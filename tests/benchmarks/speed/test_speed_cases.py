@@ -171,15 +171,26 @@ def test_the_floor_goes_back_to_the_tokens_and_trains_heads_only(built):
     'prepare',
     [
         lambda: step(SETTINGS, EDGE),
-        lambda: step(SETTINGS, VMT, bfloat16=True),
+        lambda: step(SETTINGS, VMT, frozen_dtype='bfloat16'),
         lambda: fine_tuning(SETTINGS, VMT, frozen=True),
-        lambda: head(SETTINGS, 'composed', 'training', config=EDGE, task='edge'),
-        lambda: head(SETTINGS, 'segformer', small=True),
+        lambda: head(SETTINGS, 'training', config=EDGE, task='edge'),
+        lambda: head(SETTINGS, small=True, mmseg=True),
         lambda: step(SETTINGS, ADAPTER, tasks=3),
         lambda: step(SETTINGS, ADAPTER, part=ENCODER, tasks=3),
-        lambda: inference(SETTINGS, VMT, batch=1, bfloat16=True),
+        lambda: inference(SETTINGS, ADAPTER, tasks=3),
+        lambda: inference(SETTINGS, VMT, batch=1, frozen_dtype='bfloat16'),
     ],
-    ids=['five tasks', 'bfloat16', 'fine-tuning', 'head', 'segformer', 'whole model', 'encoder', 'inference'],
+    ids=[
+        'five tasks',
+        'bfloat16',
+        'fine-tuning',
+        'head',
+        'segformer',
+        'whole model',
+        'encoder',
+        'encoder in evaluation',
+        'inference',
+    ],
 )
 def test_every_case_runs_again_and_again(prepare):
     run = prepare()

@@ -1,6 +1,7 @@
 """Rows of the benchmark of speed, their tables and their picture."""
 
 import json
+from itertools import pairwise
 
 import cv2
 import pytest
@@ -132,6 +133,16 @@ def test_curves_are_drawn(tmp_path):
     # Lines in the colours of both methods, in BGR.
     for blue, green, red in ((40, 39, 214), (150, 152, 255)):
         assert (abs(picture.astype(int) - (blue, green, red)).max(axis=2) < 3).sum() > 500
+
+
+def test_inference_has_a_panel_of_its_own(tmp_path):
+    vmt = [row for row in curves() if row['curve']['method'] == 'VMT-Adapter' and row['curve']['part'] == 'encoder']
+    inference = [vmt[0] | dict(curve=vmt[0]['curve'] | dict(part='inference'))]
+    for rows, panels in ((vmt, 2), (vmt + inference, 3), (inference, 1)):
+        draw_curves(rows, tmp_path / 'curves.png')
+        picture = cv2.imread(str(tmp_path / 'curves.png'))[:500]
+        red = (abs(picture.astype(int) - (40, 39, 214)).max(axis=2) < 3).any(axis=0).nonzero()[0]
+        assert sum(b - a > 60 for a, b in pairwise(red)) == panels - 1
 
 
 def test_as_many_methods_as_there_are_have_a_curve(tmp_path):

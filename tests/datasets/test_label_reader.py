@@ -15,6 +15,7 @@ TASKS = dict(
     species=dict(kind='classes', classes=300),
     lanes=dict(kind='binary'),
     wind=dict(kind='vectors', channels=3),
+    drift=dict(kind='vectors', channels=2),
     range=dict(kind='metric', unit='m'),
     albedo=dict(kind='values', channels=3),
     heat=dict(kind='values', unit='K'),
@@ -136,6 +137,13 @@ CASES = {
         np.where(RAMP[..., None] < 0.3, 0, np.rint((VECTORS + 1) * 127.5)).astype(np.uint8),
         dict(invalid=0),
         np.where(RAMP[..., None] < 0.3, 0, VECTORS),
+    ),
+    'vectors in the plane': (
+        'drift',
+        '.npy',
+        VECTORS[..., :2] * 9,
+        {},
+        VECTORS[..., :2] / np.linalg.norm(VECTORS[..., :2], axis=2, keepdims=True),
     ),
     'metric, npy': ('range', '.npy', RAMP, {}, RAMP),
     'metric, 16-bit png': (

@@ -92,7 +92,7 @@ def decode_by_opencv(path: str, data: bytes, flags: int) -> np.ndarray:
         # Some releases of OpenCV have this codec switched off, others have none.
         exr = ' (OpenEXR needs an OpenCV that has it, and OPENCV_IO_ENABLE_OPENEXR=1)' if path.endswith('.exr') else ''
         raise ValueError(
-            f'cannot decode {path} ({len(data)} bytes), neither by Pillow nor by OpenCV{exr}: {reason}; it is '
+            f'cannot decode {path} ({len(data)} bytes): {reason}, neither by Pillow nor by OpenCV{exr}; it is '
             'truncated or no picture, fetch that file again'
         )
     return picture

@@ -2,7 +2,6 @@
 everything, one pass of the encoder per task. docs/speed.md says what each figure is and how it is measured."""
 
 import argparse
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -57,7 +56,8 @@ def measure(args: argparse.Namespace) -> list[Row]:
     """Run the subcommands and say in every row where it comes from."""
     threads, start = args.threads or torch.get_num_threads(), time.perf_counter()
     settings = Settings(args.device, args.seed, threads, **(QUICK if args.quick else {}))
-    run = run_record(args.seed) | dict(device=args.device, threads=threads, quick=args.quick, cpu_flags=cpu_flags())
+    run = run_record(args.seed) | dict(command=f'python -m benchmarks.speed {args.command}', cpu_flags=cpu_flags())
+    run |= dict(device=args.device, threads=threads, quick=args.quick)
     device = run['hardware']['gpus'][0] if args.device == 'cuda' else run['hardware']['cpu']
     rows: list[Row] = []
     for name in MEASURING[:-2] if args.command == 'all' else (args.command,):
@@ -88,4 +88,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    raise SystemExit(main())

@@ -126,7 +126,7 @@ def test_the_encoder_from_the_command_line(tool, tmp_path, capsys):
     assert [row['target'] for row in rows] == [0.95, None]
     run = rows[0]['run']
     assert (run['seed'], run['device'], run['quick'], run['threads']) == (3, 'cpu', True, 1)
-    assert run['cpu_flags'] == cpu_flags()
+    assert (run['command'], run['cpu_flags']) == ('python -m benchmarks.speed encoder', cpu_flags())
     assert {'torch', 'mmseg', 'mmvmt'} <= set(run['versions'])
     assert rows[0]['device'] == run['hardware']['cpu']
     assert all(f'| {row["name"]} |' in capsys.readouterr().out for row in rows[:1])
@@ -358,6 +358,7 @@ def test_the_committed_page_is_made_from_the_committed_rows(tool, tmp_path):
     assert page.read_text() != text
     assert tool.main(['table', str(ROOT / 'benchmarks' / 'speed' / 'cpu.json'), '--markdown', str(page)]) == 0
     assert page.read_text() == text
+
     first, second = (text.split(begin)[1].split(end)[0] for begin, end in MARKS.values())
     assert ('training pipeline' in first, 'GFLOP' in first, 'GFLOP' in second) == (True, False, True)
 

@@ -113,6 +113,11 @@ class DiTASK(BranchingMethod):
         on: ``'index'``: the map moves the places of singular values, between which they are interpolated, as the
             published code does; ``'value'``: it moves the values, relative to the largest, as the paper says.
         identity: Whether maps start as the identity, the frozen network; False: random, as published.
+        dropout: Probability with which an entry of the whole input of a layer of the shared stream is dropped in
+            training, the frozen part included, and so in the tasks' ``proj``; the inputs of their ``fc1`` and ``fc2``
+            are not dropped. The published code has 0.05. Every layer runs a second time then.
+        qkv_maps: Whether tasks have maps for ``qkv`` of all filled blocks too, which nothing reads; the published code
+            makes and counts them.
         **kwargs: ``patch_embed``, ``norms``, ``position_bias``, ``merging``: which parts of the encoder train, all by
             default, see :class:`~mmvmt.adapters.branching.BranchingMethod`.
 
@@ -131,6 +136,8 @@ class DiTASK(BranchingMethod):
         task_cells: int = 4,
         on: str = 'index',
         identity: bool = True,
+        dropout: float = 0.0,
+        qkv_maps: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(sites, tasks, **kwargs)
@@ -139,13 +146,15 @@ class DiTASK(BranchingMethod):
                 raise ValueError(f'{name} must be an integer of at least 2, got {value!r}')
         if on not in ('index', 'value'):
             raise ValueError(f"on must be 'index' or 'value', got {on!r}")
+        if isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
+            raise ValueError(f'dropout must be a number of at least 0 and below 1, got {dropout!r}')
         self.on = on
+        self.dropout = dropout
         self.maps = nn.ModuleDict({site.key: Diffeomorphism(cells, identity) for site in self.sites})
+        self._unread_of_tasks = [site.key for site in self.sites if site.slot == 'qkv'] if qkv_maps else []
+        keys = [site.key for site in self.tail_sites] + self._unread_of_tasks
         self.tails = nn.ModuleDict(
-            {
-                task: nn.ModuleDict({site.key: Diffeomorphism(task_cells, identity) for site in self.tail_sites})
-                for task in self.tasks
-            }
+            {task: nn.ModuleDict({key: Diffeomorphism(task_cells, identity) for key in keys}) for task in self.tasks}
         )
         self._layers: dict[str, nn.Linear] = {}
         self._names: dict[str, str] = {}
@@ -173,7 +182,8 @@ class DiTASK(BranchingMethod):
         return (self.tails,)
 
     def unread_parameters(self) -> list[nn.Parameter]:
-        return [self.maps[key].theta for key in self._unread]
+        of_tasks = [maps[key].theta for maps in self.tails.values() for key in self._unread_of_tasks]
+        return [self.maps[key].theta for key in self._unread] + of_tasks
 
     def generate(self, task: str | None) -> Weights:
         """Weights of all layers, ``(out_channels, in_channels)``."""
@@ -197,12 +207,15 @@ class DiTASK(BranchingMethod):
     ) -> tuple[Tensor, Tensor | None]:
         if self.is_merged:
             self.refuse_training()
-        return outputs, None
+        if not self.dropout or not self.training:
+            return outputs, None
+        dropped = nn.functional.dropout(inputs, self.dropout)
+        return nn.functional.linear(dropped, generated.shared[site.key], self._layers[site.key].bias), dropped
 
     def branch(
         self, site: Site, own: Tensor | None, shared: SharedLayer, task: str, generated: Any
     ) -> tuple[Tensor, Tensor | None]:
-        inputs = shared.inputs if own is None else own
+        inputs = (shared.inputs if shared.handed is None else shared.handed) if own is None else own
         return nn.functional.linear(inputs, generated.tails[task][site.key], self._layers[site.key].bias), None
 
     def train(self, mode: bool = True) -> DiTASK:

@@ -59,7 +59,11 @@ class LowRankUpdate(nn.Module):
 
     def of_dropped(self, x: Tensor) -> Tensor:
         """``B A x``."""
-        return F.linear(F.linear(x, self.down_weight), self.up_weight)
+        return self.of_low(F.linear(x, self.down_weight))
+
+    def of_low(self, z: Tensor) -> Tensor:
+        """``B z``, ``(..., rank)`` to ``(..., out_channels)``."""
+        return F.linear(z, self.up_weight)
 
     def weight(self) -> Tensor:
         """``B A``, ``(out_channels, in_channels)``, in double precision: what is merged is rounded only once."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,29 @@ from mmvmt.registry import ADAPTERS
 from .base import SharedLayer, Site
 from .branching import BranchingMethod
 from .lora import LowRankUpdate
+
+
+class ScaledUpdate(LowRankUpdate):
+    """A low-rank update with a factor that trains.
+
+    Args: as :class:`LowRankUpdate`, and
+        scale: The factor at the start.
+    """
+
+    def __init__(self, *args: Any, scale: float, **kwargs: Any) -> None:
+        self.start = scale
+        super().__init__(*args, **kwargs)
+
+    def reset_parameters(self) -> None:
+        """As without a factor, and the factor at its start."""
+        super().reset_parameters()
+        self.scale = nn.Parameter(torch.full((1,), self.start))
+
+    def of_low(self, z: Tensor) -> Tensor:
+        return super().of_low(z) * self.scale
+
+    def weight(self) -> Tensor:
+        return super().weight() * self.scale.double()
 
 
 class SharedUpdates(BranchingMethod):
@@ -30,6 +54,7 @@ class SharedUpdates(BranchingMethod):
         rank: Rank r of the updates.
         scale: The factor s.
         dropout: Probability with which an entry of an update's input is dropped in training.
+        trainable_scale: Whether s is a number per update that trains.
         **kwargs: Which parts of the encoder train, see :class:`~mmvmt.adapters.branching.BranchingMethod`.
 
     Raises:
@@ -37,15 +62,23 @@ class SharedUpdates(BranchingMethod):
     """
 
     def __init__(
-        self, sites: Sequence[Site], tasks: Sequence[str], *, rank: int, scale: float, dropout: float, **kwargs: Any
+        self,
+        sites: Sequence[Site],
+        tasks: Sequence[str],
+        *,
+        rank: int,
+        scale: float,
+        dropout: float,
+        trainable_scale: bool = False,
+        **kwargs: Any,
     ) -> None:
         super().__init__(sites, tasks, **kwargs)
         _check_rank('rank', rank)
-        for name, value, limit in (('scale', scale, math.inf), ('dropout', dropout, 1)):
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < limit:
-                raise ValueError(f'{name} must be a number of at least 0 and below {limit}, got {value!r}')
-        self.scale = float(scale)
-        self.updates = _updates([site for site in self.sites if site.slot in BranchingMethod.positions], rank, dropout)
+        _check_number('scale', scale)
+        _check_number('dropout', dropout, 1)
+        self.trainable_scale = trainable_scale
+        layers = [site for site in self.sites if site.slot in BranchingMethod.positions]
+        self.updates, self.factor = self._updates(layers, rank, scale, dropout)
 
     def reset_parameters(self) -> None:
         """Start without an update: every B is zero."""
@@ -62,7 +95,7 @@ class SharedUpdates(BranchingMethod):
             return outputs, None
         update = self.updates[site.key]
         dropped = update.drop(inputs)
-        return torch.add(outputs, update.of_dropped(dropped), alpha=self.scale), dropped
+        return torch.add(outputs, update.of_dropped(dropped), alpha=self.factor), dropped
 
     def merged_sites(self) -> list[Site]:
         return [site for site in super().merged_sites() if site.key in self.updates]
@@ -80,7 +113,14 @@ class SharedUpdates(BranchingMethod):
     def _add_to(self, encoder: nn.Module, sign: int) -> None:
         for site in self.merged_sites():
             weight = encoder.layer_of(site).weight
-            weight.copy_(weight.double() + sign * self.scale * self.updates[site.key].weight())
+            weight.copy_(weight.double() + sign * self.factor * self.updates[site.key].weight())
+
+    def _updates(self, sites: Iterable[Site], rank: int, scale: float, dropout: float) -> tuple[nn.ModuleDict, float]:
+        """An update for each of some layers, A uniform in its range as published, and the factor besides theirs."""
+        kind = partial(ScaledUpdate, scale=float(scale)) if self.trainable_scale else LowRankUpdate
+        widths = {site.key: (site.in_channels, site.out_channels) for site in sites}
+        updates = nn.ModuleDict({key: kind(*w, rank, dropout, uniform=True) for key, w in widths.items()})
+        return updates, 1.0 if self.trainable_scale else float(scale)
 
 
 def _check_rank(name: str, value: int) -> None:
@@ -88,10 +128,9 @@ def _check_rank(name: str, value: int) -> None:
         raise ValueError(f'{name} must be an integer of at least 1, got {value!r}')
 
 
-def _updates(sites: Iterable[Site], rank: int, dropout: float) -> nn.ModuleDict:
-    """An update for each of some layers, A uniform in its range as published."""
-    widths = {site.key: (site.in_channels, site.out_channels) for site in sites}
-    return nn.ModuleDict({key: LowRankUpdate(*w, rank, dropout, uniform=True) for key, w in widths.items()})
+def _check_number(name: str, value: float, limit: float = math.inf) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < limit:
+        raise ValueError(f'{name} must be a number of at least 0 and below {limit}, got {value!r}')
 
 
 @ADAPTERS.register_module()
@@ -111,13 +150,15 @@ class MTLoRA(SharedUpdates):
         tasks: Task names.
         rank: Rank r of the shared updates.
         task_rank: Rank of the tasks' updates.
-        scale: The factor s.
+        scale: The factor s: 4 in the public code, not :math:`\alpha / r`, which is ``scale=alpha / rank``.
+        task_scale: The factor of the tasks' updates; None: ``scale``.
         dropout: Probability with which an entry of the input of a shared update is dropped in training; the tasks'
             updates of ``proj`` see the same input with the same entries dropped, those of ``fc1`` and ``fc2`` all.
         own_stream: Whether the frozen part of ``fc1`` and ``fc2`` sees the task's own stream too. The paper's formula
             can be read like this; the published code and figures have False. It costs the frozen MLP once per task.
         add_shared: Whether :math:`L_t` contains the shared update of its own layer too (the mode ``matrixv2`` of the
             published code, which no published figure uses).
+        trainable_scale: Whether the factors are numbers per update that train; in no published figure.
         **kwargs: ``patch_embed``, ``norms``, ``position_bias``, ``merging``: which parts of the encoder train, all by
             default, see :class:`~mmvmt.adapters.branching.BranchingMethod`.
 
@@ -133,6 +174,7 @@ class MTLoRA(SharedUpdates):
         rank: int = 64,
         task_rank: int = 4,
         scale: float = 4.0,
+        task_scale: float | None = None,
         dropout: float = 0.05,
         own_stream: bool = False,
         add_shared: bool = False,
@@ -142,7 +184,11 @@ class MTLoRA(SharedUpdates):
         _check_rank('task_rank', task_rank)
         self.own_stream = own_stream
         self.add_shared = add_shared
-        self.tails = nn.ModuleDict({task: _updates(self.tail_sites, task_rank, 0.0) for task in self.tasks})
+        task_scale = scale if task_scale is None else task_scale
+        _check_number('task_scale', task_scale)
+        self.tails = nn.ModuleDict()
+        for task in self.tasks:
+            self.tails[task], self.task_factor = self._updates(self.tail_sites, task_rank, task_scale, 0.0)
         self._layers: dict[str, nn.Linear] = {}
         self._unread: tuple[str, ...] = ()
 
@@ -166,8 +212,8 @@ class MTLoRA(SharedUpdates):
         update = self.tails[task][site.key]
         frozen = self._layers[site.key](own) if own is not None and self.own_stream else shared.frozen
         if self.add_shared:
-            frozen = torch.add(frozen, self.updates[site.key].of_dropped(shared.handed), alpha=self.scale)
-        return torch.add(frozen, update(shared.handed if own is None else own), alpha=self.scale), None
+            frozen = torch.add(frozen, self.updates[site.key].of_dropped(shared.handed), alpha=self.factor)
+        return torch.add(frozen, update(shared.handed if own is None else own), alpha=self.task_factor), None
 
 
 @ADAPTERS.register_module()

@@ -131,6 +131,7 @@ class TADFormer(SharedUpdates):
         scale: The factor s.
         dropout: Probability with which an entry of the input of a shared update is dropped in training; the tails' are
             not dropped.
+        trainable_scale: Whether s is a number per update that trains; in no published figure.
         filter: ``'dynamic'``, the paper's: a kernel from the image, one module per layer for all tasks; or
             ``'static'``, the published code's: a kernel per layer and task.
         skip: What the gate mixes with the tail: ``'features'``, f_t as in the published code (there its axes are
@@ -156,12 +157,22 @@ class TADFormer(SharedUpdates):
         rank: int = 64,
         scale: float = 4.0,
         dropout: float = 0.05,
+        trainable_scale: bool = False,
         filter: str = 'dynamic',
         skip: str = 'features',
         merging: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(sites, tasks, rank=rank, scale=scale, dropout=dropout, merging=merging, **kwargs)
+        super().__init__(
+            sites,
+            tasks,
+            rank=rank,
+            scale=scale,
+            dropout=dropout,
+            trainable_scale=trainable_scale,
+            merging=merging,
+            **kwargs,
+        )
         for name, value, known in (
             ('filter', filter, ('dynamic', 'static')),
             ('skip', skip, ('features', 'attention')),
@@ -240,7 +251,7 @@ class TADFormer(SharedUpdates):
         filters = self.filters if self.filter == 'dynamic' else self.filters[task]
         low = F.linear(own, update.down_weight).unflatten(-2, shared.hw)
         low = filters[site.key](low).flatten(-3, -2)
-        return torch.add(shared.frozen, F.linear(low, update.up_weight), alpha=self.scale), skip
+        return torch.add(shared.frozen, update.of_low(low), alpha=self.factor), skip
 
     def tap(self, stage: int, x: Tensor, tapped: Sequence[Tensor], tasks: Sequence[str]) -> dict[str, Tensor] | None:
         tails = super().tap(stage, x, tapped[: len(tasks)], tasks)

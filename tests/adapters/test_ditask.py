@@ -10,6 +10,7 @@ from mmseg.models.backbones.swin import SwinTransformer
 from tiny import FOUR_TASKS, SWIN, tiny_swin
 from torch.utils.flop_counter import FlopCounterMode
 
+from mmvmt.adapters.base import SharedLayer
 from mmvmt.adapters.ditask import flow
 from mmvmt.registry import MODELS
 
@@ -210,3 +211,43 @@ def test_weights_follow_those_that_are_loaded():
 def test_options_out_of_range_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         ditask_swin(**options)
+
+
+def test_published_dropout_drops_the_whole_input():
+    swin = ditask_swin(dropout=0.3).train()
+    (method,) = swin.adapters
+    generated = method.generated(None)
+    site = next(site for site in method.tail_sites if site.slot == 'proj')
+    layer, inputs = swin.layer_of(site), torch.randn(2, 5, site.in_channels)
+    torch.manual_seed(0)
+    outputs, dropped = method.adapt(site, inputs, layer(inputs), None, generated)
+    torch.manual_seed(0)
+    assert torch.equal(dropped, F.dropout(inputs, 0.3))
+    assert torch.equal(outputs, F.linear(dropped, generated.shared[site.key], layer.bias))
+    shared = SharedLayer(inputs, layer(inputs), dropped, None, None)
+    own, _ = method.branch(site, None, shared, 'normals', generated)
+    assert torch.equal(own, F.linear(dropped, generated.tails['normals'][site.key], layer.bias))
+    features = swin(IMAGES)
+    sum(m.square().sum() for maps in features.values() for m in maps).backward()
+    assert all(p.grad is not None for p in method.parameters())
+    assert not torch.allclose(features['semseg'][0], swin(IMAGES)['semseg'][0])
+    assert torch.equal(swin.eval()(IMAGES)['semseg'][0], swin(IMAGES)['semseg'][0])
+
+
+@pytest.mark.parametrize('task_cells, expected', [(4, 1_602_858), (64, 1_608_618)])
+def test_published_counts_have_maps_that_nothing_reads(task_cells, expected):
+    plugin = dict(cfg=dict(type='mmvmt.DiTASK', task_cells=task_cells, qkv_maps=True))
+    swin = MODELS.build(dict(type='mmvmt.AdaptedSwin', tasks=FOUR_TASKS, plugins=[plugin]))
+    assert sum(p.numel() for p in swin.parameters() if p.requires_grad) == expected
+
+
+def test_maps_that_nothing_reads_have_a_gradient_of_zero():
+    swin, without = ditask_swin(qkv_maps=True), ditask_swin()
+    (method,) = swin.adapters
+    without.load_state_dict(swin.state_dict(), strict=False)
+    features = swin(IMAGES)
+    assert all(torch.equal(a, b) for a, b in zip(features['normals'], without(IMAGES)['normals']))
+    sum(m.square().sum() for maps in features.values() for m in maps).backward()
+    unread = [method.tails[task][site.key].theta for task in FOUR_TASKS for site in method.sites if site.slot == 'qkv']
+    assert len(unread) == 4 * 5
+    assert all(p.grad is not None and not p.grad.any() for p in unread)

@@ -17,14 +17,14 @@ def mt_swin(method='MTLoRA', tasks=FOUR_TASKS, features_after_merging=False, **o
     return tiny_swin(tasks=tasks, plugins=[dict(cfg=cfg)], features_after_merging=features_after_merging)
 
 
-def product(update):
-    return 4 * update.up_weight @ update.down_weight
+def product(update, scale=4):
+    return getattr(update, 'scale', scale) * update.up_weight @ update.down_weight
 
 
-def reference(swin, task, own_stream=False, add_shared=False, features_after_merging=False):
+def reference(swin, task, own_stream=False, add_shared=False, features_after_merging=False, task_scale=4, **_):
     """Features of a task: mmseg's Swin with the shared updates in its weights, and the tails written out."""
     (method,) = swin.adapters
-    frozen, plain = SwinTransformer(**SWIN), SwinTransformer(**SWIN)
+    frozen, plain = SwinTransformer(**SWIN).double(), SwinTransformer(**SWIN).double()
     names = {id(p): name for name, p in swin.own_parameters().items()}
     for encoder in (frozen, plain):
         encoder.eval()
@@ -33,7 +33,7 @@ def reference(swin, task, own_stream=False, add_shared=False, features_after_mer
         for site in method.sites:
             weight = plain.get_parameter(names[id(swin.layer_of(site).weight)])
             weight += product(method.updates[site.key])
-    x, hw = plain.patch_embed(IMAGES)
+    x, hw = plain.patch_embed(IMAGES.double())
     features = []
     for index, stage in enumerate(plain.stages):
         for block in stage.blocks[:-1]:
@@ -47,7 +47,7 @@ def reference(swin, task, own_stream=False, add_shared=False, features_after_mer
         n = block.norm2(h + block.attn.w_msa.proj(o))
         g = F.gelu(block.ffn.layers[0][0](n))
         at = f'stage{index}_block{len(stage.blocks) - 1}_'
-        change = {slot: product(method.tails[task][at + slot]) for slot in ('proj', 'fc1', 'fc2')}
+        change = {slot: product(method.tails[task][at + slot], task_scale) for slot in ('proj', 'fc1', 'fc2')}
         of_all = {slot: add_shared * product(method.updates[at + slot]).T for slot in ('proj', 'fc1', 'fc2')}
         u = h + own.attn.w_msa.proj(o) + o @ change['proj'].T + o @ of_all['proj']
         n_t = own.norm2(u)
@@ -63,16 +63,25 @@ def reference(swin, task, own_stream=False, add_shared=False, features_after_mer
 
 @pytest.mark.parametrize('method', ['MTLoRA', 'MTLoRAPlus'])
 @pytest.mark.parametrize(
-    'options', [dict(), dict(own_stream=True), dict(add_shared=True), dict(features_after_merging=True)], ids=str
+    'options',
+    [
+        dict(),
+        dict(own_stream=True),
+        dict(add_shared=True),
+        dict(features_after_merging=True),
+        dict(trainable_scale=True),
+        dict(task_scale=0.5),
+    ],
+    ids=str,
 )
 @pytest.mark.parametrize('order', ['sequential', 'stacked'])
 def test_equals_the_formulas(method, options, order):
-    swin = mt_swin(method, **options)
+    swin = mt_swin(method, **options).double()
     swin.task_order = order
-    features = swin(IMAGES)
+    features = swin(IMAGES.double())
     for task in FOUR_TASKS:
         for a, b in zip(features[task], reference(swin, task, **options)):
-            torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(a, b, atol=1e-10, rtol=1e-10)
     assert not torch.allclose(features['semseg'][0], features['normals'][0])
 
 
@@ -147,8 +156,9 @@ def test_updates_start_as_published():
         assert not update.up_weight.any()
 
 
-def test_the_shared_part_outside_of_the_tails_merges():
-    swin = mt_swin().double()
+@pytest.mark.parametrize('trainable_scale', [False, True])
+def test_the_shared_part_outside_of_the_tails_merges(trainable_scale):
+    swin = mt_swin(trainable_scale=trainable_scale).double()
     images = IMAGES.double()
     expected, before = swin(images), {name: p.clone() for name, p in swin.own_parameters().items()}
     (method,) = swin.adapters
@@ -163,6 +173,17 @@ def test_the_shared_part_outside_of_the_tails_merges():
             torch.testing.assert_close(b, a, atol=1e-11, rtol=1e-11)
     with pytest.raises(RuntimeError, match='MTLoRA is merged into the encoder and cannot train'):
         swin.train()(images)
+
+
+def test_scales_that_train():
+    swin = mt_swin(trainable_scale=True)
+    (method,) = swin.adapters
+    sum(m.sum() for maps in swin(IMAGES).values() for m in maps).backward()
+    scales = {name: p for name, p in method.named_parameters() if name.endswith('scale')}
+    assert len(scales) == 20 + 12 * 4
+    assert all(bool(p.grad.any()) == (name != 'updates.stage3_block0_fc2.scale') for name, p in scales.items())
+    method.reset_parameters()
+    assert all(p.item() == 4 for name, p in method.named_parameters() if name.endswith('scale'))
 
 
 def test_what_is_not_read_has_a_gradient_of_zero():
@@ -188,6 +209,7 @@ def test_a_removed_task_leaves_the_others_as_they_are():
         (dict(cfg=dict(rank=0)), 'rank must be an integer of at least 1, got 0'),
         (dict(cfg=dict(task_rank=1.5)), 'task_rank must be an integer of at least 1, got 1.5'),
         (dict(cfg=dict(dropout=1)), 'dropout must be a number of at least 0 and below 1, got 1'),
+        (dict(cfg=dict(task_scale=-1)), 'task_scale must be a number of at least 0 and below inf, got -1'),
         (dict(cfg=dict(scale=-1)), 'scale must be a number of at least 0 and below inf, got -1'),
         (dict(cfg=dict(), position=['proj', 'fc1', 'fc2', 'downsample']), 'between stages twice'),
     ],

@@ -82,7 +82,7 @@ def reference(swin, tasks=FOUR_TASKS):
                 return x @ method.updates[at + slot].down_weight.T
 
             def up(slot, z, at=at):
-                return method.scale * z @ method.updates[at + slot].up_weight.T
+                return method.factor * z @ method.updates[at + slot].up_weight.T
 
             def layer(slot, linear, x, low=low, up=up):
                 return linear(x) + up(slot, low(slot, x))

@@ -243,6 +243,11 @@ class MultiTaskGraph(nn.Module):
             if isinstance(getattr(module, 'adap_padding', None), AdaptivePadding):
                 module.adap_padding = ConstantPadding(module.adap_padding)
 
+    @property
+    def smallest_edge(self) -> int:
+        """Pixels along an edge from which on a graph for any size holds."""
+        return self.backbone.layout.smallest_edge if isinstance(self.backbone, AdaptedBackbone) else SMALLEST_EDGE
+
     def description(self) -> dict[str, str]:
         """What goes into a file beside the graph: the kind of input; by task kind, channels, and axes; declarations of
         tasks."""
@@ -305,20 +310,18 @@ def export_graph(
         ImportError: PyTorch is older than 2.7.
         ValueError: The size is out of range, or encoder or heads are for images of one size.
     """
-    if min(height, width) < SMALLEST_EDGE or max(height, width) > LARGEST_EDGE:
-        raise ValueError(
-            f'graphs are traced with {SMALLEST_EDGE} to {LARGEST_EDGE} pixels along an edge, got {height} x {width}'
-        )
-    if dynamic and not isinstance(graph.backbone, AdaptedSwin) and not graph.backbone.layout.any_size:
+    if dynamic and isinstance(graph.backbone, AdaptedBackbone) and not graph.backbone.layout.any_size:
         raise ValueError(f'{graph.backbone.label} computes with the size of an image: export it with a fixed size')
+    smallest = graph.smallest_edge if dynamic else SMALLEST_EDGE
+    if min(height, width) < smallest or max(height, width) > LARGEST_EDGE:
+        span = f'{smallest} to {LARGEST_EDGE} pixels along an edge'
+        raise ValueError(f'graphs are traced with {span}, got {height} x {width}')
     if dynamic and getattr(graph.backbone, 'use_abs_pos_embed', False):
-        raise ValueError(
-            'the encoder has a position embedding of one size (use_abs_pos_embed): export it with a fixed size'
-        )
+        raise ValueError('the encoder has positions of one size (use_abs_pos_embed): export it with a fixed size')
     check_records_graphs('torch.export of a multi-task model')
     bounds = {0: (1, LARGEST_BATCH)}
     if dynamic:
-        bounds |= {2: (SMALLEST_EDGE, LARGEST_EDGE), 3: (SMALLEST_EDGE, LARGEST_EDGE)}
+        bounds |= {2: (smallest, LARGEST_EDGE), 3: (smallest, LARGEST_EDGE)}
     dims = {axis: torch.export.Dim(AXES[axis], min=low, max=high) for axis, (low, high) in bounds.items()}
     try:
         # A batch of one would be taken for a batch that is always one.
@@ -376,18 +379,15 @@ def save_onnx(program: torch.export.ExportedProgram, graph: MultiTaskGraph, path
 
 def _check_exportable(model: MultiTaskEncoderDecoder, normalised: bool) -> None:
     if not isinstance(model.backbone, (AdaptedSwin, AdaptedBackbone)):
-        raise ValueError(
-            f'only models with an AdaptedSwin or AdaptedBackbone can be exported, got {type(model.backbone).__name__}'
-        )
+        kind = type(model.backbone).__name__
+        raise ValueError(f'only models with an AdaptedSwin or AdaptedBackbone can be exported, got {kind}')
     if isinstance(model.backbone, AdaptedBackbone) and not model.backbone.layout.any_batch:
         raise ValueError(
-            f'a graph of {model.backbone.label} by its own modules is for one number of images; a Swin Transformer can '
-            f"be exported as model.backbone.type='mmvmt.AdaptedSwin'"
+            f'a graph of {model.backbone.label} by its own modules is for one number of images; a Swin Transformer '
+            f"(V1) can be exported as model.backbone.type='mmvmt.AdaptedSwin'"
         )
     if model.backbone.frozen_dtype is not None:
-        raise ValueError(
-            'the frozen weights are stored in half precision: build the model with model.backbone.frozen_dtype=None'
-        )
+        raise ValueError('frozen weights are stored in half precision: build it with model.backbone.frozen_dtype=None')
     for task, head in model.heads.items():
         obstacle = head.graph_obstacle()
         if obstacle is not None:

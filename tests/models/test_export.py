@@ -223,7 +223,7 @@ def test_onnx_packages_are_asked_for(monkeypatch, tmp_path):
 
 
 @pytest.mark.skipif(not RECORDS_GRAPHS, reason='needs torch 2.7, which records graphs of the models')
-@pytest.mark.parametrize('family', ['mmseg.VisionTransformer', 'timm.Hiera', 'timm.Eva'])
+@pytest.mark.parametrize('family', ['mmseg.VisionTransformer', 'timm.Eva'])
 def test_encoders_of_other_libraries_are_recorded_for_one_size_and_any_number_of_images(family):
     if family not in ENCODERS:
         pytest.skip('timm is not installed')
@@ -234,6 +234,20 @@ def test_encoders_of_other_libraries_are_recorded_for_one_size_and_any_number_of
     program = export_graph(graph, height=64, width=96, dynamic=False)
     images = torch.randint(0, 256, (3, 3, 64, 96), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     assert_same_maps(model, images, program.module()(images), ('semseg', 'normals'))
+
+
+@pytest.mark.skipif(not RECORDS_GRAPHS, reason='needs torch 2.7, which records graphs of the models')
+def test_an_encoder_of_convolutional_positions_is_recorded_for_any_size():
+    stages = dict(num_stages=2, num_layers=[1, 1], num_heads=[1, 2], patch_sizes=[7, 3], strides=[4, 2])
+    encoder = adapted('mmseg.MixVisionTransformer', sr_ratios=[8, 4], out_indices=(0, 1), **stages)
+    model = tiny_model(('semseg',), [VMT], encoder)
+    graph = MultiTaskGraph(model)
+    with pytest.raises(ValueError, match='traced with 65 to 8192 pixels along an edge, got 64 x 96'):
+        export_graph(graph, height=64, width=96)
+    program = export_graph(graph, height=96, width=128)
+    for size in ((1, 65, 96), (3, 131, 90)):
+        images = example_images(graph, *size)
+        assert_same_maps(model, images, program.module()(images), ('semseg',))
 
 
 def test_a_swin_by_its_own_modules_is_not_recorded():

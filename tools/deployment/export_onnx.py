@@ -36,7 +36,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--height', type=int, default=224, help='height of the images in pixels (default: %(default)s)')
     parser.add_argument('--width', type=int, default=288, help='width of the images in pixels (default: %(default)s)')
     parser.add_argument(
-        '--dynamic', action='store_true', help='any size from 33 pixels on, not --height and --width alone'
+        '--dynamic',
+        action='store_true',
+        help='any size from 33 pixels on (65 with an AdaptedBackbone), not --height and --width alone',
     )
     parser.add_argument('--tasks', help='tasks to put out, with commas between them (default: all of the model)')
     parser.add_argument('--normalised', action='store_true', help='take normalised float32 images')
@@ -116,7 +118,8 @@ def check(args: argparse.Namespace, model: MultiTaskEncoderDecoder, graph: Multi
     height, width = args.height, args.width
     sizes = [(2, height, width), (1, height, width)]
     if args.dynamic:
-        sizes += [(1, max(33, height - 31), width + 17), (3, height // 2 + 33, 65), (1, 33, 2 * width + 1)]
+        edge = graph.smallest_edge
+        sizes += [(1, max(edge, height - 31), width + 17), (3, height // 2 + edge, 65), (1, edge, 2 * width + 1)]
     good = True
     for index, (batch, height, width) in enumerate(sizes):
         images = example_images(graph, batch, height, width, seed=index)

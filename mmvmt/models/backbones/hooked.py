@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmvmt.adapters.base import Site
+from mmvmt.compat import is_exporting
 from mmvmt.models.library_checkpoint import load_library_checkpoint
 from mmvmt.registry import MODELS
 from mmvmt.structures import TaskDeclarations
@@ -315,7 +316,8 @@ class AdaptedBackbone(AdaptedEncoder):
     def _encode(self, x: Tensor, tasks: tuple[str, ...]) -> Features | dict[str, Features]:
         multiple, (height, width) = self.layout.multiple, x.shape[2:]
         rows, columns = (-edge % multiple for edge in (height, width))
-        if not rows and not columns:
+        # A graph for any size has to pad always, since that is how it knows nothing of the size.
+        if not (is_exporting() and multiple > 1) and not rows and not columns:
             return super()._encode(x, tasks)
         features = super()._encode(F.pad(x, (0, columns, 0, rows)), tasks)
 

@@ -115,7 +115,10 @@ class Layout:
     """Whether graphs of the encoder are for any number of images; if not, it is not exported."""
 
     any_size: ClassVar[bool] = False
-    """Whether one graph of the encoder can be for images of any size."""
+    """Whether one graph of the encoder can be for images of any size, from :attr:`smallest_edge` on."""
+
+    smallest_edge: ClassVar[int] = 65
+    """Pixels along an edge from which on such a graph holds: no map that it makes of an image has a single row."""
 
     blocks: list[list[str]]
     """Names of the blocks by stage."""

@@ -17,6 +17,8 @@ class MixVisionTransformerLayout(Layout):
     layers = {'proj': 'attn.attn.out_proj'}
     branches = {'attn': ('norm1', 'attn.dropout_layer'), 'ffn': ('norm2', 'ffn.dropout_layer')}
 
+    any_size = True
+
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__(encoder)
         stages, last = encoder.layers, len(encoder.layers) - 1

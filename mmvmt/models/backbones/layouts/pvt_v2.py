@@ -20,6 +20,8 @@ class PVTv2Layout(Layout):
     behind_proj = ('attn.proj_drop', 'drop_path1')
     mlp = ('norm2', 'mlp', 'drop_path2')
 
+    any_size = True
+
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__(encoder)
         stages, last = encoder.stages, len(encoder.stages) - 1

@@ -41,7 +41,8 @@ class AdaptedEncoder(BaseModule):
     width of each stage, and ``out_indices``, the stages whose features leave, calls :meth:`insert_adapters` at the end
     of its ``__init__``, and defines:
 
-    - :attr:`slots`, and for a site :meth:`slot_layers`, :meth:`norm_of` and, if widths vary, :meth:`slot_channels`;
+    - :attr:`slots`, and for a site :meth:`slot_layers`, :meth:`norm_of` and, if blocks differ, :meth:`slot_channels`,
+      :meth:`offers`, :meth:`size_behind`;
     - three kinds of *parts*, modules that run alone and one after another: :meth:`embedding_part`, how an image becomes
       tokens; :meth:`stage_blocks`, the blocks in their order; :meth:`transition_part`, what happens between two stages;
     - where it differs from what stands here: :meth:`enter`, what happens to tokens before the first block;
@@ -95,7 +96,7 @@ class AdaptedEncoder(BaseModule):
         raise NotImplementedError(f'{type(self).__name__} does not define stage_blocks()')
 
     def offers(self, stage: int, block: int, slot: str) -> bool:
-        """Whether a block has one of :attr:`slots`; ``downsample`` is in last blocks that another stage follows."""
+        """Whether a block has a slot; ``downsample`` is in last blocks that another stage follows."""
         return slot != 'downsample' or slot in self.slot_layers(stage, block)
 
     def size_behind(self, stage: int, block: int, hw: tuple[int, int]) -> tuple[int, int]:
@@ -298,9 +299,8 @@ class AdaptedEncoder(BaseModule):
 
     def own_parameters(self) -> dict[str, nn.Parameter]:
         """Parameters of the pretrained encoder by name: without adapters and output norms."""
-        own = {
-            f'{name}.{key}': p for name, child in self._own_children().items() for key, p in child.named_parameters()
-        }
+        children = self._own_children().items()
+        own = {f'{name}.{key}': p for name, child in children for key, p in child.named_parameters()}
         return own | dict(self.named_parameters(recurse=False))
 
     def adapter_parameters(self) -> list[nn.Parameter]:

@@ -75,6 +75,8 @@ def reason_of(family, method):
     without = set(LACKS[family]) & {'proj', 'fc1', 'fc2'} or family == 'mmpretrain.HiViT'
     if ADAPTERS.get(method).branches and without:
         return f'runs a tail per task .* which blocks of {family} do not offer'
+    if ADAPTERS.get(method).wants_prompt_scores:
+        return f'with the tokens of the image in the attention, and blocks of {family} do not'
     if method == 'RelativePositionBias' and family not in WITH_TABLES:
         return f'trains nothing: {family} has no such parameters'
     if method == 'SSF' and family == 'mmseg.VisionTransformer':

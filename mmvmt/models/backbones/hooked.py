@@ -321,13 +321,18 @@ class AdaptedBackbone(AdaptedEncoder):
             return super()._encode(x, tasks)
         features = super()._encode(F.pad(x, (0, columns, 0, rows)), tasks)
 
-        known: dict[int, Tensor] = {}  # maps that tasks have in common stay so
+        known: list[tuple[Tensor, Tensor]] = []  # maps that tasks have in common stay so
 
         def cut(maps: Features) -> Features:
+            parts = []
             for m in maps:
-                h, w = -(-m.shape[2] * height // (height + rows)), -(-m.shape[3] * width // (width + columns))
-                known.setdefault(id(m), m[:, :, :h, :w])
-            return tuple(known[id(m)] for m in maps)
+                part = next((part for whole, part in known if whole is m), None)
+                if part is None:
+                    h, w = -(-m.shape[2] * height // (height + rows)), -(-m.shape[3] * width // (width + columns))
+                    part = m[:, :, :h, :w]
+                    known.append((m, part))
+                parts.append(part)
+            return tuple(parts)
 
         return cut(features) if self.tasks is None else {task: cut(maps) for task, maps in features.items()}
 

@@ -25,7 +25,10 @@ exclude_patterns = ['.*', '*.egg-info', 'build', 'data', 'mmvmt', 'site', 'work_
 
 extensions = ['myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon', 'sphinx.ext.mathjax']
 myst_heading_anchors = 4
-suppress_warnings = ['toc.no_title']  # the tables of results are nothing but tables
+suppress_warnings = [
+    'toc.no_title',  # the tables of results are nothing but tables
+    'ref.python',  # upstream docstrings write `int, optional`, taken for a reference to attributes of that name
+]
 autodoc_default_options = {'show-inheritance': True}
 autodoc_typehints = 'description'
 autodoc_typehints_description_target = 'documented'

@@ -14,8 +14,7 @@ def no_default_scope():
     DefaultScope._instance_dict.clear()
 
 
-@pytest.fixture(autouse=True)
-def no_declared_tasks():
+def declared_tasks_are_forgotten():
     """Tasks that a test declares are known to the whole process: no other test is to find them."""
     # Not imported for the sake of tests that do not need it, which would wait for PyTorch.
     tasks = sys.modules.get('mmvmt.structures.tasks')
@@ -25,6 +24,11 @@ def no_declared_tasks():
     if tasks is not None:
         tasks.TASKS.clear()
         tasks.TASKS.update(before or tasks._BUILT_IN)
+
+
+# Of a module too: its tests share what its fixtures declare, and no other module is to find that.
+of_modules = pytest.fixture(autouse=True, scope='module')(declared_tasks_are_forgotten)
+of_tests = pytest.fixture(autouse=True)(declared_tasks_are_forgotten)
 
 
 @pytest.fixture(scope='session')

@@ -1,4 +1,9 @@
 # MTLoRA+, rank 64 shared and 4 per task (configs named "pertask" in the public code), Swin-T, ImageNet-1k encoder, four
 # tasks of PASCAL-Context.
-_base_ = './swin_t_plus_r4_pascal.py'
+_base_ = [
+    '../_base_/models/swin_t_mlp.py',
+    '../_base_/datasets/pascal_context_mt.py',
+    '../_base_/schedules/schedule_40k.py',
+    '../_base_/default_runtime.py',
+]
 model = dict(backbone=dict(plugins=[dict(cfg=dict(type='mmvmt.MTLoRAPlus', rank=64, task_rank=4))]))

@@ -52,6 +52,7 @@ train_dataloader = dict(
 val_dataloader = dict(
     batch_size=100,
     num_workers=2,
+    persistent_workers=True,
     sampler=dict(type='DefaultSampler', shuffle=False, round_up=False),
     collate_fn=dict(type='default_collate'),
     dataset=dict(type='mmvmt.RenderedPictures', num_samples=2000, size=160, seed=2, pipeline=pipeline),

@@ -225,7 +225,7 @@ def test_unreadable_pictures_can_be_skipped(inferencer, folder):
         (np.zeros((4, 4, 2), np.uint8), ValueError, r'input 0 must be a picture \(H, W, 3\) uint8'),
         (torch.zeros(3, 4, 4), ValueError, r'input 0 must be a picture \(3, H, W\) uint8 in RGB .* torch.float32'),
         (torch.zeros(4, 4, 3, dtype=torch.uint8)[:2], ValueError, r'got \(2, 4, 3\) torch.uint8'),
-        (b'no picture', ValueError, r'cannot decode array_0 \(10 bytes\), .*unknown format'),
+        (b'no picture', ValueError, r'cannot decode array_0 \(10 bytes\): unknown format'),
         ([picture(), picture().astype(np.float32)], ValueError, 'input 1 must be a picture'),
     ],
 )

@@ -41,6 +41,7 @@ METHODS = {
     'MTLoRAPlus': [dict(rank=2, task_rank=1)],
     'DiTASK': [dict(cells=8)],
     'Mona': [dict(bottleneck=4)],
+    'TADFormer': [dict(rank=2)],
     'SSF': [{}, dict(per_task=True)],
     'PartTuning': [dict(merging=True), dict(merging=True, per_task=True)],
     'BitFit': [dict(per_task=False), {}],
@@ -187,7 +188,7 @@ def plain(value):
     return [plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value
 
 
-@pytest.mark.parametrize('name', [name for name in CONFIGS if name.startswith('upernet')])
+@pytest.mark.parametrize('name', [name for name in CONFIGS if name.startswith('upernet_swin')])
 def test_nothing_but_the_encoder_changes(name):
     ours = plain(Config.fromfile(ROOT / name).to_dict())
     theirs = plain(Config.fromfile(MIM / 'configs' / UPERNET).to_dict())

@@ -104,8 +104,9 @@ class EdgeMetric(RunningMetric):
             self._add(state, count_boundaries(*maps, self.thresholds, self.max_dist, self.border))
             return
         if self._pool is None:
-            # Started as mmengine has set it for the workers of data loaders.
-            self._pool = ProcessPoolExecutor(self.num_workers, multiprocessing.get_context(), cv2.setNumThreads, (1,))
+            # Not forked: this process may have threads of OpenCV, which a fork waits for in vain.
+            context = multiprocessing.get_context('spawn')
+            self._pool = ProcessPoolExecutor(self.num_workers, context, cv2.setNumThreads, (1,))
         if len(self._pending) == _QUEUE * self.num_workers:
             self._add(state, self._pending.popleft().result())
         self._pending.append(self._pool.submit(count_boundaries, *maps, self.thresholds, self.max_dist, self.border))

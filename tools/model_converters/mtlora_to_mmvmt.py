@@ -60,7 +60,7 @@ def convert(source: Mapping[str, Tensor]) -> Converted:
         source: Weights under the names of the public code.
 
     Raises:
-        ValueError: A weight has no place here, or there are no updates.
+        ValueError: A weight has no place here or is missing, ranks differ, or there are no updates.
     """
     encoder, updates, heads = {}, {}, {}
     for name, value in source.items():
@@ -89,6 +89,8 @@ def convert(source: Mapping[str, Tensor]) -> Converted:
             value = reordered(value)
         key = f'{owner}.stage{stage}_block{at}_{slot}.{"down" if side == "A" else "up"}_weight'
         adapters[key] = value
+    tasks = tuple(dict.fromkeys(name.split('.')[1] for name in adapters if name.startswith('tails.')))
+    _check(adapters, tasks, last)
     rank = _rank(adapters, 'updates.')
     filled = _fill(adapters, encoder, blocks, rank)
     weights = {f'backbone.{name}': value for name, value in to_mmseg_layout(encoder, 'microsoft').items()}
@@ -99,7 +101,6 @@ def convert(source: Mapping[str, Tensor]) -> Converted:
     weights |= {f'backbone.adapters.0.{name}': value for name, value in adapters.items()}
     weights['backbone.adapters.0.merged'] = torch.tensor(False)
     plus = any(slot is None for _, _, slot, *_ in updates)
-    tasks = tuple(dict.fromkeys(name.split('.')[1] for name in adapters if name.startswith('tails.')))
     method = 'MTLoRAPlus' if plus else 'MTLoRA'
     return Converted(weights | heads, method, rank, _rank(adapters, 'tails.'), tasks, filled)
 
@@ -120,6 +121,23 @@ def _of_head(name: str, value: Tensor) -> dict[str, Tensor]:
     raise ValueError(f'{name!r} has no place here: only Swin Transformers with the HRNet heads are converted')
 
 
+def _check(adapters: Mapping[str, Tensor], tasks: tuple[str, ...], last: Mapping[int, int]) -> None:
+    """Check that updates have both factors, of one rank, and tasks one at each layer of last blocks that has tails.
+
+    Raises:
+        ValueError: One is missing, or the ranks of its factors differ.
+    """
+    layers = [f'stage{stage}_block{block}_{slot}' for stage, block in last.items() for slot in ('proj', 'fc1', 'fc2')]
+    tails = [f'tails.{task}.{layer}' for task in tasks for layer in layers]
+    for update in dict.fromkeys([name.rpartition('.')[0] for name in adapters] + tails):
+        down, up = (adapters.get(f'{update}.{side}_weight') for side in ('down', 'up'))
+        if down is None or up is None:
+            missing = ' and '.join(side for side, factor in (('A', down), ('B', up)) if factor is None)
+            raise ValueError(f'{update} has no {missing}; the checkpoint is not whole')
+        if len(down) != up.shape[1]:
+            raise ValueError(f'{update}: A has rank {len(down)}, but B {up.shape[1]}')
+
+
 def _rank(adapters: Mapping[str, Tensor], prefix: str) -> int:
     """The one rank of the updates whose names begin so.
 
@@ -137,13 +155,19 @@ def _fill(adapters: dict[str, Tensor], encoder: Mapping[str, Tensor], blocks: li
 
     Returns:
         The number of these layers.
+
+    Raises:
+        ValueError: Such a layer itself is missing.
     """
     filled = 0
     for stage, block in blocks:
         for slot, place in (('qkv', 'attn'), ('proj', 'attn'), ('fc1', 'mlp'), ('fc2', 'mlp')):
             key = f'updates.stage{stage}_block{block}_{slot}.'
             if key + 'down_weight' not in adapters:
-                weight = encoder[f'layers.{stage}.blocks.{block}.{place}.{slot}.weight']
+                name = f'layers.{stage}.blocks.{block}.{place}.{slot}.weight'
+                if name not in encoder:
+                    raise ValueError(f'{name!r} is missing; the checkpoint is not whole')
+                weight = encoder[name]
                 adapters[key + 'down_weight'] = weight.new_zeros(rank, weight.shape[1])
                 adapters[key + 'up_weight'] = weight.new_zeros(weight.shape[0], rank)
                 filled += 1

@@ -222,3 +222,28 @@ def test_an_encoder_alone_is_refused(tmp_path, capsys):
     torch.save(dict(model=weights), tmp_path / 'source.pth')
     assert main([str(tmp_path / 'source.pth'), str(tmp_path / 'target.pth')]) == 2
     assert 'no checkpoint of MTLoRA: no task has updates' in capsys.readouterr().err
+
+
+FC1 = 'backbone.layers.0.blocks.0.mlp.fc1.'
+
+
+@pytest.mark.parametrize(
+    'dropped, added, message',
+    [
+        (FC1 + 'lora_shared_B', {}, 'updates.stage0_block0_fc1 has no B'),
+        (FC1 + r'lora_tasks_[AB]\.sal', {}, 'tails.saliency.stage0_block0_fc1 has no A and B'),
+        (FC1 + '(linear.weight|lora_shared_.)', {}, "'layers.0.blocks.0.mlp.fc1.weight' is missing"),
+        ('', {FC1 + 'lora_shared_B': torch.ones(32, 5)}, 'A has rank 3, but B 5'),
+        (
+            '',
+            {FC1 + 'lora_shared_A': torch.ones(5, 16), FC1 + 'lora_shared_B': torch.ones(32, 5)},
+            'updates must have one rank, but updates have [3, 5]',
+        ),
+    ],
+)
+def test_checkpoints_that_are_not_whole_or_of_several_ranks_are_refused(dropped, added, message, tmp_path, capsys):
+    weights = {name: value for name, value in official().items() if not re.fullmatch(dropped, name)} | added
+    torch.save(dict(model=weights), tmp_path / 'source.pth')
+    assert main([str(tmp_path / 'source.pth'), str(tmp_path / 'target.pth')]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / 'target.pth').exists()

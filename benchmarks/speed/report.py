@@ -12,6 +12,9 @@ from mmvmt.structures import read_json
 
 Row = dict[str, Any]
 KEYS = ('name', 'ratio', 'target', 'met', 'ours', 'theirs', 'unit', 'note')
+QUARTILES = (
+    'Ratios are those of the medians, quartiles those of the ratios within a round: a ratio may lie beside them.'
+)
 HEADER = ('what', 'ours', 'against', 'ratio (quartiles)', 'target', 'met', 'note')
 
 # Lines of a page between which rows stand: those with a target, and those without.
@@ -83,8 +86,9 @@ def tables(rows: Sequence[Row]) -> dict[str, str]:
         lines = [['device', *HEADER], ['---', '---', *['---:'] * 4, '---', '---']]
         lines += [[row['device'], *cells(row)] for row in chosen]
         table = '\n'.join('| ' + ' | '.join(line[not several :]) + ' |' for line in lines)
-        machines = dict.fromkeys(_machine(row['run']) for row in chosen)
-        made[kind] = '\n\n'.join([table, *machines]) if chosen else 'Not measured.'
+        below = [QUARTILES] if any(row.get('spread') for row in chosen) else []
+        below += dict.fromkeys(_machine(row['run']) for row in chosen)
+        made[kind] = '\n\n'.join([table, *below]) if chosen else 'Not measured.'
     return made
 
 

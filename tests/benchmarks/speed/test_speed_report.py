@@ -9,6 +9,7 @@ import pytest
 from benchmarks.speed.report import (
     COLOURS,
     MARKS,
+    QUARTILES,
     cells,
     draw_curves,
     figure,
@@ -74,6 +75,10 @@ def test_a_table_names_devices_where_there_are_several():
     one = tables([row('a', target=1.0, note='x|y')])
     assert one['targets'].splitlines()[2] == r'| a | 5 ms | 10 ms | 0.5 | ≤ 1 | yes | x\|y |'
     assert one['targets'].endswith('Measured on Some CPU, 2 of 4 cores (avx2, avx512_bf16), torch 2.11.0.')
+    assert 'quartiles' not in one['targets'].split('\n\n', 1)[1]
+    spread = tables([row('a', spread=[0.51, 0.6])])['others']
+    assert '| a | 5 ms | 10 ms | 0.5 (0.51 to 0.6) |' in spread
+    assert f'\n\n{QUARTILES}\n\nMeasured on' in spread
     assert one['others'] == 'Not measured.'
     both = tables([row('a'), row('a', run=GPU_RUN, device='Some GPU')])['others']
     assert '| Some CPU | a |' in both

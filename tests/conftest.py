@@ -1,3 +1,4 @@
+import gc
 import sys
 from pathlib import Path
 
@@ -6,6 +7,12 @@ from mmengine.registry import DefaultScope
 
 # Helpers of test modules, such as distributed.run_ranks, are imported from this folder, benchmarks/ from the root.
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+
+
+def pytest_collection_finish():
+    """What was imported stays: garbage is looked for elsewhere, which every data set of mmengine asks for."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

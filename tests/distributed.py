@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import inspect
 import os
@@ -70,6 +71,7 @@ def _join(context: torch.multiprocessing.ProcessContext, name: str, timeout: flo
 
 
 def _run_rank(rank: int, world_size: int, folder: str, source: str, name: str, args: tuple, timeout: float) -> None:
+    gc.freeze()
     torch.set_num_threads(1)
     torch.distributed.init_process_group(
         'gloo',

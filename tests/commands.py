@@ -117,7 +117,8 @@ def _start_program(
 
 def _run_program(arguments: Sequence[str], variables: Mapping[str, str], *outputs: Path) -> None:
     """What ``python ARGUMENTS`` does once the interpreter has started."""
-    gc.freeze()  # what the server imported stays: every data set of mmengine has all the rest looked through for garbage
+    # What the server imported stays: every data set of mmengine has all of the rest looked through for garbage.
+    gc.freeze()
     for path, descriptor in zip(outputs, (1, 2)):
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(file, descriptor)

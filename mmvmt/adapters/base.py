@@ -48,6 +48,9 @@ class Method(nn.Module):
     inside_drop_path: bool = False
     """Whether drop path stands behind :meth:`adapt` of a branch, and so drops the adapter along with the branch."""
 
+    reads_normed: bool = False
+    """Whether :meth:`adapt` of a branch gets what the attention or the MLP reads, instead of the stream."""
+
     former_defaults: ClassVar[dict[str, Any]] = {}
     """Options whose default changed, with what it was before: weights whose record does not name them were trained with
     these. A record names them now, see :mod:`mmvmt.models.identity`."""
@@ -235,7 +238,8 @@ class Method(nn.Module):
 
         Args:
             site: Where.
-            inputs: ``(..., site.in_channels)``. For a branch the stream before its norm, for a layer the layer's input.
+            inputs: ``(..., site.in_channels)``. For a branch the stream before its norm, or behind it where
+                :attr:`reads_normed`; for a layer the layer's input.
             outputs: ``(..., site.out_channels)``, what the frozen layer puts out, or the branch: after drop path, or
                 before it where :attr:`inside_drop_path`.
             task: The task of this pass; None unless :attr:`per_task`.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .base import Method, Site
 from .generators import GENERATOR_STD, AdapterGenerators, AdapterWeights
-from .parts import bottleneck_width, build_activation, norm_parameters
+from .parts import bottleneck_width, build_activation, check_choice, check_flag, norm_parameters
 
 NORM_EPS = 1e-5
 """Added to the variance in the generated LayerNorm."""
@@ -75,9 +75,9 @@ class HypernetworkMethod(Method):
         a &= W_{up}\, \mathrm{act}(W_{down} x + b_{down}) + b_{up} \\
         y' &= y + \gamma \odot \mathrm{LN}(a) + \beta
 
-    y is what the branch puts out; x is y itself or, in parallel, the stream before the branch; LN has no parameters of
-    its own; with ``norm='none'``, y' = y + a. The encoder runs once per task; the weights of a task are generated once
-    per pass, in the parameters' precision.
+    y is what the branch puts out; x is y itself or, in parallel, the stream before the branch or what the branch reads
+    of it; LN has no parameters of its own; with ``norm='none'``, y' = y + a. The encoder runs once per task; the
+    weights of a task are generated once per pass, in the parameters' precision.
 
     With ``start='zero'`` y' = y exactly at the start: with the generated norm, gamma and beta are zero and W_up is
     healthy; without it W_up and b_up are zero. The generators' weights are normal with :data:`GENERATOR_STD`; their
@@ -95,7 +95,9 @@ class HypernetworkMethod(Method):
         code: Width p of E.
         norm: ``'generated'``, or ``'none'`` for adapters without a LayerNorm.
         embedding_norm: Whether E goes through a LayerNorm, with parameters of its own.
-        position: ``'serial'``, x is y; or ``'parallel'``, x is the stream before the branch and its norm.
+        position: ``'serial'``, x is y; or ``'parallel'``, x is what ``input`` says.
+        input: In parallel, ``'stream'``: x is the stream before the branch and its norm; or ``'normed'``: x is what the
+            branch's attention or MLP reads, behind the norm.
         inside_drop_path: Whether drop path drops the adapter along with the branch.
         start: ``'zero'`` or ``'authors'``.
         unfreeze: ``'none'``, or ``'norms'`` to train the encoder's LayerNorms too, the same for all tasks.
@@ -121,6 +123,7 @@ class HypernetworkMethod(Method):
         norm: str = 'generated',
         embedding_norm: bool = False,
         position: str = 'serial',
+        input: str = 'stream',
         inside_drop_path: bool = True,
         start: str = 'zero',
         unfreeze: str = 'none',
@@ -131,6 +134,12 @@ class HypernetworkMethod(Method):
                 raise ValueError(f'{key} must be a positive integer, got {size!r}')
         check_choice('norm', norm, ('generated', 'none'))
         check_choice('position', position, ('serial', 'parallel'))
+        check_choice('input', input, ('stream', 'normed'))
+        if input == 'normed' and position == 'serial':
+            raise ValueError(
+                "input='normed' is for adapters beside the branch, position='parallel'; with position='serial' they "
+                'read what the branch puts out'
+            )
         check_choice('start', start, ('zero', 'authors'))
         check_choice('unfreeze', unfreeze, ('none', 'norms'))
         check_flag('embedding_norm', embedding_norm)
@@ -144,6 +153,7 @@ class HypernetworkMethod(Method):
         self.norm = norm
         self.embedding_norm = embedding_norm
         self.position = position
+        self.reads_normed = input == 'normed'
         self.inside_drop_path = inside_drop_path
         self.start = start
         self.unfreeze = unfreeze
@@ -250,23 +260,3 @@ class BlockwiseHypernetworks(HypernetworkMethod):
     def structure_of(self, names: Iterable[str]) -> dict[str, Any]:
         parts = {name.split('.')[0] for name in names}
         return dict(embed_blocks='block_embeddings' in parts) if 'hypernetworks' in parts else {}
-
-
-def check_choice(key: str, value: str, known: tuple[str, str]) -> None:
-    """Check an option that is one of two words.
-
-    Raises:
-        ValueError: It is none of them.
-    """
-    if value not in known:
-        raise ValueError(f'{key} must be {known[0]!r} or {known[1]!r}, got {value!r}')
-
-
-def check_flag(key: str, value: bool) -> None:
-    """Check an option that is a truth value.
-
-    Raises:
-        ValueError: It is none.
-    """
-    if not isinstance(value, bool):
-        raise ValueError(f'{key} must be True or False, got {value!r}')

@@ -66,3 +66,23 @@ def build_activation(name: str) -> nn.Module:
     if name not in ACTIVATIONS:
         raise ValueError(f'unknown activation {name!r}; choose one of {", ".join(ACTIVATIONS)}')
     return ACTIVATIONS[name]()
+
+
+def check_choice(key: str, value: str, known: tuple[str, str]) -> None:
+    """Check an option that is one of two words.
+
+    Raises:
+        ValueError: It is none of them.
+    """
+    if value not in known:
+        raise ValueError(f'{key} must be {known[0]!r} or {known[1]!r}, got {value!r}')
+
+
+def check_flag(key: str, value: bool) -> None:
+    """Check an option that is a truth value.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if not isinstance(value, bool):
+        raise ValueError(f'{key} must be True or False, got {value!r}')

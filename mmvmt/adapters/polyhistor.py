@@ -19,7 +19,8 @@ from .base import Site
 from .bottleneck import check_rank
 from .compacter import kronecker_sum
 from .generators import AdapterWeights, FactorGenerator
-from .hypernetwork import BlockwiseHypernetworks, HypernetworkMethod, check_choice, check_flag
+from .hypernetwork import BlockwiseHypernetworks, HypernetworkMethod
+from .parts import check_choice, check_flag
 
 
 @ADAPTERS.register_module()

@@ -124,6 +124,29 @@ CASES = {
         + sum(5 * k + (k**3 + 2 * k**2 if k > 1 else 0) for k in (d // 8 for d in WIDTHS)),
     ),
 }
+# Options that change what a method computes or has, all of a method at once.
+VARIANTS = {
+    # Without shifts, the scales of the last blocks alone, and a scalar per block.
+    'VMTAdapter, other reading': (
+        dict(
+            type='mmvmt.VMTAdapter',
+            reduction=2,
+            **dict(input='normed', scale='learned', scale_start=0, tap='last', shift=False, start='gamma'),
+        ),
+        sum(2 * d * (d // 2) + d // 2 + d + 1 for d in WIDTHS) + 4 * sum((8, 16, 32, 64)),
+    ),
+    # As above without scale and shift of the norm: 2 * 8 entries of a template, and coefficients, fewer.
+    'PolyhistorLite, other reading': (
+        dict(
+            type='mmvmt.PolyhistorLite',
+            **dict(rank=2, embedding=5, hidden=16, code=6, position='parallel', input='normed', norm='none'),
+        ),
+        4 * 5
+        + (11 * 16 + 17 * 6 + 7 * (2 * 2 * (8 + 4) + 4 + 8))
+        + sum(5 * k + (k**3 + k**2 if k > 1 else 0) for k in (d // 8 for d in WIDTHS)),
+    ),
+}
+ROWS = CASES | VARIANTS
 # Methods that change the frozen network's output from the start, and why.
 DECLARED_START: dict[str, str] = {
     'Mona': 'its up-projection starts as any linear layer, as published',
@@ -149,7 +172,7 @@ def test_every_registered_method_has_a_row():
     assert all(issubclass(method, Method) for method in ADAPTERS.module_dict.values())
 
 
-@pytest.fixture(params=sorted(CASES))
+@pytest.fixture(params=sorted(ROWS))
 def method(request):
     return request.param
 
@@ -173,7 +196,7 @@ def is_unread(method, name):
 
 
 def plugins_of(method):
-    return [dict(cfg=CASES[method][0])]
+    return [dict(cfg=ROWS[method][0])]
 
 
 def model_of(method, encoder, **kwargs):
@@ -216,7 +239,7 @@ def test_starts_from_the_frozen_network(method, encoder):
 def test_own_parameters_equal_the_formula(method, encoder):
     assert (
         sum(p.numel() for p in tiny_encoder(encoder, plugins=plugins_of(method)).adapter_parameters())
-        == CASES[method][1]
+        == ROWS[method][1]
     )
 
 
@@ -276,7 +299,7 @@ def test_a_task_added_later_leaves_the_others_as_they_are(method, encoder):
     for task in TASKS:
         same = [torch.equal(a, b) for a, b in zip(expected[task], got[task])]
         # A method declares it, where tasks depend on each other.
-        assert not any(same) if class_of(ADAPTERS, CASES[method][0]['type']).tasks_interact else all(same), task
+        assert not any(same) if class_of(ADAPTERS, ROWS[method][0]['type']).tasks_interact else all(same), task
     added = {name for name in adapted.state_dict() if name not in before}
     fresh = tiny_encoder(encoder, tasks=adapted.tasks, plugins=plugins_of(method))
     assert {name: value.shape for name, value in fresh.state_dict().items()} == {
@@ -380,7 +403,7 @@ def test_evaluation_equals_training_mode_and_follows_every_change(method, encode
     for change in (
         lambda: None,
         lambda: perturb(adapted, seed=3),
-        lambda: adapted.load_state_dict(tiny_encoder(encoder, TASKS).state_dict(), strict=False),
+        lambda: adapted.load_state_dict(tiny_encoder(encoder, TASKS, plugins_of(method)).state_dict()),
     ):
         change()
         with torch.no_grad():
@@ -404,7 +427,7 @@ def graph_of(method, encoder):
     """A small encoder for two tasks, and images for it."""
     stages = 1
     if method in WHOLE_GRAPHS:
-        stages += 'downsample' in class_of(ADAPTERS, CASES[method][0]['type']).positions
+        stages += 'downsample' in class_of(ADAPTERS, ROWS[method][0]['type']).positions
     cfg = encoder | dict(depths=((2 if method in WHOLE_GRAPHS else 1), 1)[:stages], num_heads=(1, 2)[:stages])
     cfg |= dict(out_indices=(0, 1)[:stages])
     cfg |= dict(strides=(4, 2)[:stages]) if 'window_size' in encoder else {}

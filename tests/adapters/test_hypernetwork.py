@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from mmengine.runner.checkpoint import load_state_dict
-from tiny import FOUR_TASKS, perturb, tiny_swin
+from tiny import FOUR_TASKS, SWIN, perturb, tiny_encoder, tiny_swin
 
 from mmvmt.adapters import HyperFormer, Polyhistor, PolyhistorLite, Site
 from mmvmt.adapters.hypernetwork import Hypernetwork
@@ -31,6 +31,7 @@ STRUCTURES = [
     (Polyhistor, dict(embed_blocks=True)),
     (Polyhistor, dict(growing_rank=True, rank=1)),
     (Polyhistor, dict(position='parallel')),
+    (HyperFormer, dict(position='parallel', input='normed')),
     (PolyhistorLite, {}),
     (PolyhistorLite, dict(shared_kernels=False)),
     (PolyhistorLite, dict(product='template_kernel')),
@@ -184,6 +185,26 @@ def test_the_authors_start_is_near_the_branch_and_learns_everywhere(method, stru
             loss = loss + (adapted - 1).square().sum()
     loss.backward()
     assert [n for n, p in adapter.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+@pytest.mark.parametrize('kind', ['mmvmt.AdaptedSwin', 'mmvmt.AdaptedBackbone'])
+@pytest.mark.parametrize('input', ['stream', 'normed'])
+@torch.no_grad()
+def test_in_parallel_it_reads_either_side_of_the_norm(kind, input, monkeypatch):
+    (plugin,) = plugins_of(Polyhistor, position='parallel', input=input)
+    encoder = SWIN if kind == 'mmvmt.AdaptedSwin' else dict(encoder=dict(type='mmseg.SwinTransformer', **SWIN))
+    swin = tiny_encoder(dict(type=kind, **encoder), ('semseg',), [plugin | dict(position=['attn', 'ffn'])])
+    (adapter,) = swin.adapters
+    read, around = {}, {}
+    adapt = adapter.adapt
+    monkeypatch.setattr(adapter, 'adapt', lambda site, x, *args: (read.update({site: x}), adapt(site, x, *args))[1])
+    for site in adapter.sites:
+        swin.norm_of(site).register_forward_hook(
+            lambda _, args, y, site=site: around.update({site: dict(stream=args[0], normed=y)})
+        )
+    swin(IMAGES)
+    assert len(read) == 10
+    assert all(torch.equal(read[site], around[site][input]) for site in adapter.sites)
 
 
 @pytest.mark.parametrize('method', METHODS)
@@ -425,6 +446,8 @@ def test_a_task_it_was_not_built_for_is_refused(method, task):
         ('embedding_norm', 'yes', "embedding_norm must be True or False, got 'yes'"),
         ('inside_drop_path', 1, 'inside_drop_path must be True or False, got 1'),
         ('position', 'ffn', "position must be 'serial' or 'parallel', got 'ffn'"),
+        ('input', 'mlp', "input must be 'stream' or 'normed', got 'mlp'"),
+        ('input', 'normed', "input='normed' is for adapters beside the branch, position='parallel'; with position='se"),
         ('start', 'one', "start must be 'zero' or 'authors', got 'one'"),
         ('activation', 'tanh', "unknown activation 'tanh'; choose one of gelu"),
         ('reduction', 0, 'reduction must be between 1 and the block width 4, got 0'),

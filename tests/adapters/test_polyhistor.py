@@ -61,6 +61,27 @@ def test_swin_t_with_four_tasks_has_polyhistor_lites_count(shared_kernels, own):
     assert trained(swin) == own + ENCODER_NORMS
 
 
+SWIN_T = [
+    Site(stage, block, 'ffn', 96 * 2**stage, 96 * 2**stage)
+    for stage, depth in enumerate((2, 2, 6, 2))
+    for block in range(depth)
+]
+
+
+@pytest.mark.parametrize(
+    'options, difference, of_lite',
+    [
+        (dict(position='parallel'), 0, 0),
+        (dict(position='parallel', input='normed'), 0, 0),
+        # Generators of scale and shift of every block, or of the template, and a coefficient (k, k, 1) where k > 1.
+        (dict(norm='none'), 65 * 2 * 4_416, 65 * 2 * 96 + 232),
+    ],
+)
+def test_options_change_the_count_by_what_they_leave_out(options, difference, of_lite):
+    for method, count in ((Polyhistor, 6_370_528 - difference), (PolyhistorLite, 388_656 - of_lite)):
+        assert numel(method(SWIN_T, FOUR_TASKS, **options).parameters()) == count
+
+
 def test_ranks_of_the_generated_matrices():
     polyhistor = Polyhistor(SITES, FOUR_TASKS, **SIZES).generate('semseg')
     assert [torch.linalg.matrix_rank(polyhistor[site.key].down).item() for site in SITES] == [2, 2, 2, 2]

@@ -66,6 +66,9 @@ class AdaptedEncoder(BaseModule):
     slots: ClassVar[tuple[str, ...]] = ()
     """The slots that every block offers, of :data:`mmvmt.adapters.base.SLOTS`."""
 
+    normed_slots: Sequence[str] = ()
+    """Branches that begin with a norm, whose outputs blocks give to ``branch`` as ``normed``."""
+
     offers_branches: ClassVar[bool] = False
     """Whether blocks run tails of tasks, see :meth:`mmvmt.adapters.Method.branch`."""
 
@@ -176,8 +179,7 @@ class AdaptedEncoder(BaseModule):
             frozen_dtype: One of :data:`FROZEN_DTYPES`, or None for float32.
 
         Raises:
-            ValueError: A plugin matches no slot, two plugins want to tap the same stage, ``frozen_stages`` is set too,
-                ``task_order`` or ``frozen_dtype`` is unknown, or there are no plugins and so nothing is frozen.
+            ValueError: As in :class:`~mmvmt.models.AdaptedSwin`.
         """
         if task_order not in TASK_ORDERS:
             raise ValueError(f'task_order must be one of {", ".join(TASK_ORDERS)}, got {task_order!r}')
@@ -200,8 +202,9 @@ class AdaptedEncoder(BaseModule):
             self.drop_output_norms()
         self.part_names = self.name_parts()
         self.plugins = [dict(plugin) for plugin in plugins or ()]
-        names = self.tasks or (UNNAMED_TASK,)
-        self.adapters = ModuleList([build_method(plugin, self, names) for plugin in self.plugins])
+        self.adapters = ModuleList(
+            [build_method(plugin, self, self.tasks or (UNNAMED_TASK,)) for plugin in self.plugins]
+        )
         check_together(self.adapters)
         self.filled: dict[tuple[int, int], list[tuple[int, Site]]] = {}
         for index, adapter in enumerate(self.adapters):
@@ -312,8 +315,7 @@ class AdaptedEncoder(BaseModule):
         if not self.plugins:
             return list(self.parameters())
         declared = [p for name, p in self.adapters.named_parameters() if name not in self._constants]
-        for adapter in self.adapters:
-            declared.extend(adapter.encoder_parameters(self))
+        declared.extend(p for adapter in self.adapters for p in adapter.encoder_parameters(self))
         declared.extend(p for norm in self._output_norms().values() for p in norm.parameters())
         return list({id(p): p for p in declared}.values())
 

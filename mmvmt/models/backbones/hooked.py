@@ -23,7 +23,7 @@ from .adapted import AdaptedEncoder, Features
 from .layouts import Layout, build_timm, encoder_name, layout_for
 from .layouts.base import BRANCH_OF, find, through
 from .passes import PartNames
-from .slot_hooks import AtEnd, AtEntry, AtLayer, AtMerging, InFrontOfDropPath, Run, instead
+from .slot_hooks import AtEnd, AtEntry, AtLayer, AtMerging, AtNorm, InFrontOfDropPath, Run, instead
 from .slots import Fills, Prompts, Size, Tails
 
 _SHARED = ('_modules', '_parameters', '_buffers', '_non_persistent_buffers_set', '_load_state_dict_pre_hooks')
@@ -78,13 +78,20 @@ class HookedBlock(Part):
         """The linear layers that are slots."""
         return {slot: self.layout.layer(self.block, slot) for slot in self.layout.layers if slot in self.slots}
 
-    def hook(self, slot: str) -> None:
-        """Put the hooks of a slot in place."""
+    def hook(self, slot: str, normed: bool) -> None:
+        """Put the hooks of a slot in place.
+
+        Args:
+            slot: The slot.
+            normed: Whether a method in it reads what stands behind the norm.
+        """
         at, layout = (self.current, slot, self.layout), self.layout
         layout.open(self.block, slot)
         if slot in layout.branches:
             modules = [find(self.block, name) for name in layout.branches[slot]]
             modules[0].register_forward_pre_hook(AtEntry(*at))
+            if normed:
+                find(self.block, layout.norms[slot]).register_forward_hook(AtNorm(*at))
             modules[1].register_forward_pre_hook(InFrontOfDropPath(*at))
             modules[-1].register_forward_hook(AtEnd(*at))
         elif slot in layout.layers:
@@ -108,7 +115,7 @@ class HookedBlock(Part):
                 streams = [self._tail(before, hw, tails, tasks)[:, count:] for tasks in tails.groups]
                 tapped += tails.tapped(streams)
         finally:
-            current.fills, current.tapped, current.tails, current.streams = {}, [], None, {}
+            current.fills, current.tapped, current.tails, current.streams, current.normed = {}, [], None, {}, {}
         return x[:, count:] if count else x, x[:, :count] if count and prompts.carry else None, tapped
 
     def _tail(self, x: Tensor, hw: Size, tails: Tails, tasks: tuple[str, ...]) -> Tensor:
@@ -211,7 +218,7 @@ class AdaptedBackbone(AdaptedEncoder):
         for shared in _SHARED:
             self.__dict__[shared] = plain.__dict__[shared]
         self.slots, self.num_features, self.out_indices = layout.slots, layout.widths, layout.out_indices
-        self.offers_branches = layout.offers_tails
+        self.normed_slots, self.offers_branches = layout.normed_slots, layout.offers_tails
         self.patch_size = layout.patch_size
         self.frozen_stages = getattr(plain, 'frozen_stages', -1)
         self._embedding = (Part(layout.embed, self._named(layout.embedding)),)
@@ -231,7 +238,8 @@ class AdaptedBackbone(AdaptedEncoder):
                 if slot == 'downsample':
                     self._transitions[stage].hook()
                 else:
-                    self._blocks[stage][block].hook(slot)
+                    normed = any(self.adapters[index].reads_normed for index, site in filled if site.slot == slot)
+                    self._blocks[stage][block].hook(slot, normed)
 
     @property
     def label(self) -> str:

@@ -22,7 +22,8 @@ def build_method(plugin: dict, encoder: AdaptedEncoder, tasks: Sequence[str]) ->
         tasks: Names of the tasks.
 
     Raises:
-        ValueError: The plugin is no such dictionary, its method is unknown, or it matches no slot of the encoder.
+        ValueError: The plugin is no such dictionary, its method is unknown, or it matches no slot of the encoder, or
+            the method reads what the encoder does not hand out.
     """
     plugin = dict(plugin)
     cfg = plugin.pop('cfg', None)
@@ -82,7 +83,15 @@ def build_method(plugin: dict, encoder: AdaptedEncoder, tasks: Sequence[str]) ->
     if method.positions and not sites:
         raise ValueError(f'plugin {cfg["type"]!r} matches no slot: stages={stages}, position={position!r}')
     options = {key: value for key, value in cfg.items() if key != 'type'}
-    return method(sites=sites, tasks=tasks, **options)
+    built = method(sites=sites, tasks=tasks, **options)
+    if built.reads_normed:
+        for slot in slots:
+            if slot not in encoder.normed_slots:
+                raise ValueError(
+                    f"{method.__name__} with input='normed' reads what the norm of the branch {slot!r} puts out, but "
+                    f"in blocks of {encoder.label} that branch does not begin with its norm; choose input='stream'"
+                )
+    return built
 
 
 def slots_of(method: type[Method], position: str | Sequence[str] | None) -> tuple[str, ...]:

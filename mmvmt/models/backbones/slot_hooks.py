@@ -27,6 +27,7 @@ class Run:
         self.tapped: list[Tensor] = []
         self.tails: Tails | None = None
         self.streams: dict[str, Tensor] = {}
+        self.normed: dict[str, Tensor] = {}
 
 
 class SlotHook:
@@ -43,7 +44,7 @@ class SlotHook:
         self.in_windows, self.layers = slot in layout.in_windows, layout.layers
         self.channels_first = layout.channels_first and slot in layout.branches
 
-    def fill(self, inputs: Tensor, outputs: Tensor, **side: Any) -> Tensor:
+    def fill(self, inputs: Tensor, outputs: Tensor, normed: Tensor | None = None, **side: Any) -> Tensor:
         """Run the methods of the slot."""
         fills = self.current.fills
         if self.slot not in fills:
@@ -52,17 +53,17 @@ class SlotHook:
             edge = math.isqrt(outputs.shape[-2])
             return fill(fills, self.slot, inputs, outputs, hw=(edge, edge), **side)
         if outputs.ndim == 3:
-            return self.fill_tokens(inputs, outputs, side)
+            return self.fill_tokens(inputs, outputs, normed, side)
         # Maps become tokens and maps again.
         axes = (2, 3) if self.channels_first else (1, 2)
         size = tuple(outputs.shape[axis] for axis in axes)
-        inputs, outputs = (x if x.ndim == 3 else x.flatten(*axes) for x in (inputs, outputs))
+        maps = [x if x is None or x.ndim == 3 else x.flatten(*axes) for x in (inputs, outputs, normed)]
         if not self.channels_first:
-            return self.fill_tokens(inputs, outputs, side).unflatten(1, size)
-        adapted = self.fill_tokens(inputs.transpose(1, 2), outputs.transpose(1, 2), side)
+            return self.fill_tokens(*maps, side).unflatten(1, size)
+        adapted = self.fill_tokens(*(x if x is None else x.transpose(1, 2) for x in maps), side)
         return adapted.transpose(1, 2).unflatten(2, size)
 
-    def fill_tokens(self, inputs: Tensor, outputs: Tensor, side: dict[str, Any]) -> Tensor:
+    def fill_tokens(self, inputs: Tensor, outputs: Tensor, normed: Tensor | None, side: dict[str, Any]) -> Tensor:
         """The same for ``(B, N, C)``."""
         fills, current = self.current.fills, self.current
         hw, tapped = current.hw if self.slot == 'qkv' else current.hw_behind, current.tapped
@@ -72,13 +73,13 @@ class SlotHook:
         extra = outputs.shape[-2] - hw[0] * hw[1]
         pointwise = all(type(f.method).adapt_map is Method.adapt_map for f in fills[self.slot])
         if not extra or pointwise or 'tails' in side:
-            return fill(fills, self.slot, inputs, outputs, tapped, hw=None if extra else hw, **side)
+            return fill(fills, self.slot, inputs, outputs, tapped, hw=None if extra else hw, normed=normed, **side)
         # Class and register tokens and prompts, in front, stand at no place among those of the map.
         taps: tuple[list[Tensor], list[Tensor]] = ([], [])
-        adapted = [
-            fill(fills, self.slot, inputs[:, part], outputs[:, part], of_part, hw=size, **side)
-            for part, of_part, size in zip((slice(extra), slice(extra, None)), taps, (None, hw))
-        ]
+        adapted = []
+        for part, of_part, size in zip((slice(extra), slice(extra, None)), taps, (None, hw)):
+            side['normed'] = normed if normed is None else normed[:, part]
+            adapted.append(fill(fills, self.slot, inputs[:, part], outputs[:, part], of_part, hw=size, **side))
         tapped.extend(torch.cat(of_parts, dim=1) for of_parts in zip(*taps))
         return torch.cat(adapted, dim=1)
 
@@ -110,6 +111,18 @@ class AtEntry(SlotHook):
             self.current.streams[self.slot] = args[0]
 
 
+class AtNorm(SlotHook):
+    """Behind the norm of a branch: notes what the attention or the MLP reads."""
+
+    def __init__(self, current: Run, slot: str, layout: Layout) -> None:
+        super().__init__(current, slot, layout)
+        self.turned = layout.norms_turned
+
+    def __call__(self, module: nn.Module, args: tuple[Tensor, ...], outputs: Tensor) -> None:
+        if self.slot in self.current.fills:
+            self.current.normed[self.slot] = outputs.permute(0, 3, 1, 2) if self.turned else outputs
+
+
 class InFrontOfDropPath(SlotHook):
     """Adapts what a branch puts out, in front of drop path."""
 
@@ -117,7 +130,8 @@ class InFrontOfDropPath(SlotHook):
         streams = self.current.streams
         if self.slot not in streams:
             return args
-        return self.fill(streams[self.slot], args[0], inside_drop_path=True), *args[1:]
+        normed = self.current.normed.get(self.slot)
+        return self.fill(streams[self.slot], args[0], normed, inside_drop_path=True), *args[1:]
 
 
 class AtEnd(SlotHook):
@@ -127,7 +141,8 @@ class AtEnd(SlotHook):
         streams = self.current.streams
         if self.slot not in streams:
             return outputs
-        return self.fill(streams.pop(self.slot), outputs, inside_drop_path=False)
+        normed = self.current.normed.pop(self.slot, None)
+        return self.fill(streams.pop(self.slot), outputs, normed, inside_drop_path=False)
 
 
 @contextmanager

@@ -63,6 +63,7 @@ def fill(
     inside_drop_path: bool | None = None,
     hw: Size | None = None,
     tails: Tails | None = None,
+    normed: Tensor | None = None,
 ) -> Tensor:
     """Run the methods of a slot over a branch's or a layer's outputs.
 
@@ -76,6 +77,7 @@ def fill(
         inside_drop_path: Run only the methods on this side of drop path; None: all.
         hw: Height and width of the map that the tokens are, or of a window; None for prompts.
         tails: The tails of tasks that pass this layer beside the stream.
+        normed: ``(..., C_in)``: for a branch what its attention or MLP reads, for methods that read that.
 
     Returns:
         The adapted outputs.
@@ -84,7 +86,7 @@ def fill(
     for filled in fills.get(slot, ()):
         if inside_drop_path is not None and filled.method.inside_drop_path != inside_drop_path:
             continue
-        outputs, tap = filled.adapt(inputs, outputs, batch_dim, hw)
+        outputs, tap = filled.adapt(normed if filled.method.reads_normed else inputs, outputs, batch_dim, hw)
         if tap is not None and tapped is not None:
             tapped.append(tap)
         if tails is not None and filled.method is tails.method:
@@ -102,6 +104,7 @@ def branch(
     tapped: list[Tensor] | None = None,
     drop_path: Callable[[Tensor], Tensor] | None = None,
     hw: Size | None = None,
+    normed: Tensor | None = None,
 ) -> Tensor:
     """What a residual branch adds to the stream: its outputs through drop path, adapted on either side of it.
 
@@ -113,10 +116,11 @@ def branch(
         tapped: Gets what the methods hand out for the stage's tap.
         drop_path: Drop path; None: there is none.
         hw: Height and width of the map that the tokens are; None for prompts.
+        normed: ``(B, N, C)``, what the branch's attention or MLP reads, see :attr:`AdaptedEncoder.normed_slots`.
     """
-    outputs = fill(fills, slot, x, outputs, tapped, inside_drop_path=True, hw=hw)
+    outputs = fill(fills, slot, x, outputs, tapped, inside_drop_path=True, hw=hw, normed=normed)
     outputs = outputs if drop_path is None else drop_path(outputs)
-    return fill(fills, slot, x, outputs, tapped, inside_drop_path=False, hw=hw)
+    return fill(fills, slot, x, outputs, tapped, inside_drop_path=False, hw=hw, normed=normed)
 
 
 class Prompts(NamedTuple):

@@ -50,25 +50,30 @@ class SwinBlock(nn.Module):
         """``(B, H*W, C)`` to ``(B, H*W, C)``; the prompts that are carried on; what goes to the stage's tap."""
         tapped: list[Tensor] = []
         before, carried = x, None
+        normed = self.norm1(x)
         if prompts is None:
-            out, _ = self.attn(self.norm1(x), hw, fills, None, tails)
+            out, _ = self.attn(normed, hw, fills, None, tails)
         else:
             of_prompts = prompts._replace(tokens=self.norm1(prompts.tokens))
-            out, out_prompts = self.attn(self.norm1(x), hw, fills, of_prompts, tails)
+            out, out_prompts = self.attn(normed, hw, fills, of_prompts, tails)
             if prompts.carry:
-                carried = self._carried(prompts.of_images(x.shape[0]), out_prompts, prompts.residual, fills)
-        x = x + branch(fills, 'attn', x, out, tapped, self._drop_path, hw)
-        x = x + branch(fills, 'ffn', x, self._mlp(self.norm2(x), fills, hw, tails), tapped, self._drop_path, hw)
+                carried = self._carried(prompts, of_prompts, x.shape[0], out_prompts, fills)
+        x = x + branch(fills, 'attn', x, out, tapped, self._drop_path, hw, normed)
+        normed = self.norm2(x)
+        x = x + branch(fills, 'ffn', x, self._mlp(normed, fills, hw, tails), tapped, self._drop_path, hw, normed)
         if tails is not None:
             tapped += tails.tapped([self._tail(before, hw, tails, tasks) for tasks in tails.groups])
         return x, carried, tapped
 
-    def _carried(self, before: Tensor, out: Tensor, residual: bool, fills: Fills) -> Tensor:
+    def _carried(self, prompts: Prompts, normed: Prompts, images: int, out: Tensor, fills: Fills) -> Tensor:
         """What the block makes of its prompts, ``(B, P, C)``."""
-        carried = before
-        if residual:
-            carried = out = before + branch(fills, 'attn', before, out, drop_path=self._drop_path)
-        return carried + branch(fills, 'ffn', out, self._mlp(self.norm2(out), fills), drop_path=self._drop_path)
+        carried = prompts.of_images(images)
+        if prompts.residual:
+            of_images = normed.of_images(images)
+            out = branch(fills, 'attn', carried, out, drop_path=self._drop_path, normed=of_images)
+            carried = out = carried + out
+        of_mlp = self.norm2(out)
+        return carried + branch(fills, 'ffn', out, self._mlp(of_mlp, fills), drop_path=self._drop_path, normed=of_mlp)
 
     def _tail(self, before: Tensor, hw: Size, tails: Tails, tasks: tuple[str, ...]) -> Tensor:
         """The streams of some tasks behind the block, ``(T * B, N, C)``."""
@@ -144,12 +149,13 @@ class AdaptedSwin(AdaptedEncoder, SwinTransformer):
         **kwargs: Arguments of mmseg's ``SwinTransformer``.
 
     Raises:
-        ValueError: A plugin matches no slot, two plugins want to tap the same stage, ``frozen_stages`` is set too,
-            ``task_order`` or ``frozen_dtype`` is unknown, or there are no plugins and so nothing is frozen; or
-            ``features_after_merging`` without tasks.
+        ValueError: A plugin matches no slot or reads what blocks do not hand out, two plugins want to tap the same
+            stage, ``frozen_stages`` is set too, ``task_order`` or ``frozen_dtype`` is unknown, or there are no plugins
+            and so nothing is frozen; or ``features_after_merging`` without tasks.
     """
 
     slots = SLOTS
+    normed_slots = ('attn', 'ffn')
     offers_branches = True
     offers_prompt_scores = True
 

@@ -98,6 +98,9 @@ class Layout:
     channels_first: ClassVar[bool] = False
     """Whether branches run on maps ``(B, C, H, W)``; else on tokens, or on maps ``(B, H, W, C)``."""
 
+    norms_turned: bool = False
+    """Whether norms inside of branches run on maps ``(B, H, W, C)`` although the branches run on ``(B, C, H, W)``."""
+
     in_windows: ClassVar[tuple[str, ...]] = ()
     """Slots of layers that run on windows of the map, ``(windows, N, C)``, the windows of an image together."""
 
@@ -167,6 +170,11 @@ class Layout:
         """The slots that blocks offer."""
         merging = ('downsample',) if self.downsamples else ()
         return (*self.branches, *self.layers, *merging, *(('tokens',) if self.prompts else ()))
+
+    @property
+    def normed_slots(self) -> tuple[str, ...]:
+        """Branches that begin with their norm, so that what it puts out is what the attention or the MLP reads."""
+        return tuple(slot for slot, names in self.branches.items() if names[0] == self.norms[slot])
 
     @property
     def offers_tails(self) -> bool:

@@ -16,12 +16,14 @@ class ConvNeXtLayout(Layout):
     layers = {'fc1': 'mlp.fc1', 'fc2': 'mlp.fc2'}
     branches = {'ffn': ('conv_dw', 'drop_path')}
     norms = {'ffn': 'norm'}
+    normed_slots = ('ffn',)  # the norm stands behind the convolution and in front of the MLP
     channels_first = True
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__(encoder)
         stages, last = encoder.stages, len(encoder.stages) - 1
         self.blocks = [[f'stages.{i}.blocks.{j}' for j in range(len(stage.blocks))] for i, stage in enumerate(stages)]
+        self.norms_turned = not stages[0].blocks[0].use_conv_mlp
         self.widths = [stage.blocks[0].conv_dw.out_channels for stage in stages]
         self.out_indices = tuple(range(last + 1) if encoder.out_indices is None else encoder.out_indices)
         self.embedding = ('stem', 'stages.0.downsample')

@@ -1,5 +1,5 @@
-"""From nothing to four dense tasks on this machine: render data, pretrain a small Swin, train VMT-Adapter on the frozen
-encoder, train decoders only beside it, test both, and show what came out.
+"""Four dense tasks on this machine: render scenes, train VMT-Adapter on the small Swin that comes with mmvmt, and
+decoders only beside it, test both, and show what came out.
 
 Every step is a command that a user would type. One whose output is there is skipped, so an interrupted demo goes on."""
 
@@ -7,7 +7,6 @@ import argparse
 import json
 import os
 import shlex
-import shutil
 import statistics
 import subprocess
 import sys
@@ -35,20 +34,21 @@ METHODS = {
     'decoders only': 'configs/baselines/swin_nano_decoders_only_synthetic.py',
     'VMT-Adapter': 'configs/vmt/swin_nano_synthetic.py',
 }
-PRETRAIN = 'configs/pretrain/swin_nano_synthetic_classification.py'
+USUAL = 'work_dirs/demo'
+"""Folder in which demo/web.py looks for what the demo has trained."""
 SWEEP_SEED = 100
 """Seed of the learning-rate sweep, apart from the seeds that are reported."""
-SHOWN = 4
+SHOWN = 2
 """Scenes in the picture."""
+ENLARGED = 2
+"""Times that a pixel of a scene is drawn, across and down."""
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--out', default='work_dirs/demo', help='folder for everything (default: %(default)s)')
-    parser.add_argument('--train', type=int, default=2000, help='training scenes')
+    parser.add_argument('--out', default=USUAL, help='folder for everything (default: %(default)s)')
+    parser.add_argument('--train', type=int, default=500, help='training scenes')
     parser.add_argument('--val', type=int, default=200, help='validation scenes')
-    parser.add_argument('--objects', type=int, default=300, help='pretraining pictures per class')
-    parser.add_argument('--pretrain-iters', type=int, default=None, help='iterations of the pretraining')
     parser.add_argument('--iters', type=int, default=None, help='iterations of each training')
     parser.add_argument('--seeds', type=int, default=1, help='trainings per method')
     parser.add_argument(
@@ -83,8 +83,7 @@ class Demo:
         self.args = args
         self.out = Path(args.out).resolve()
         self.console = console
-        self.scenes, self.objects = self.out / 'scenes', self.out / 'objects'
-        self.encoder = self.out / 'encoder.pth'
+        self.scenes = self.out / 'scenes'
         self.ran: set[str] = set()
         (self.out / 'commands').mkdir(parents=True, exist_ok=True)
 
@@ -134,19 +133,12 @@ class Demo:
         return [load(record)['seconds'] for record in records.values()]
 
     def prepare(self) -> dict[str, float]:
-        """Render the data, pretrain the encoder; returns the figures of the constant predictor."""
+        """Render the scenes; returns the figures of the constant predictor on them."""
         args = self.args
         # A command that is done is not run again: whatever else lies there is of other arguments or incomplete.
-        render = ['tools/dataset/make_synthetic.py', '--overwrite']
-        scenes = [*render, self.scenes, '--train', args.train, '--val', args.val, '--size', 128, '--seed', 0]
-        self.run({'scenes': ('Rendering scenes', scenes)})
-        objects = [*render, self.objects, '--classification', args.objects, '--size', 80, '--seed', 1]
-        self.run({'objects': ('Rendering single objects', objects)})
-        work_dir = self.out / 'pretrain'
-        pretrain = ['tools/train.py', PRETRAIN, '--data-root', self.objects, '--work-dir', work_dir]
-        pretrain += ['--cfg-options', 'randomness.seed=0', *self.schedule(args.pretrain_iters)]
-        self.run({'pretrain': ('Pretraining a small Swin', pretrain)}, after=['objects'])
-        shutil.copy((work_dir / 'last_checkpoint').read_text().strip(), self.encoder)
+        render = ['tools/dataset/make_synthetic.py', '--overwrite', self.scenes]
+        render += ['--train', args.train, '--val', args.val, '--seed', 0]
+        self.run({'scenes': ('Rendering scenes', render)})
         floor = self.out / 'constant_predictor.json'
         score = ['tools/analysis/constant_predictor.py', METHODS['VMT-Adapter'], '--data-root', self.scenes]
         self.run({'constant': ('Scoring the constant predictor', [*score, '--out', floor])}, after=['scenes'])
@@ -181,7 +173,7 @@ class Demo:
             title = f'{method}, seed {seed}' + (f', learning rate {rate:g}' if rate else '')
             work_dirs[method] = work_dir = self.out / name
             folders = ['--data-root', self.scenes, '--work-dir', work_dir]
-            options = [f'randomness.seed={seed}', f'model.backbone.init_cfg.checkpoint={self.encoder}']
+            options = [f'randomness.seed={seed}']
             options += [f'optim_wrapper.optimizer.lr={rate}'] if rate else []
             options += [*self.schedule(iters), 'val_cfg=None', 'val_dataloader=None', 'val_evaluator=None']
             train = ['tools/train.py', config, *folders, '--cfg-options', *options]
@@ -189,7 +181,7 @@ class Demo:
             length = iters or Config.fromfile(ROOT / config).train_cfg.max_iters
             test = ['tools/test.py', config, work_dir / f'iter_{length}.pth', *folders, '--out', work_dir / 'results']
             tests[f'{name}_test'] = f'Testing {title}', test
-        seconds = self.run(trainings, after=['scenes', 'pretrain'])
+        seconds = self.run(trainings, after=['scenes'])
         self.run(tests, after=[*trainings, 'scenes'])
         return {
             method: dict(
@@ -270,17 +262,16 @@ def draw(demo: Demo, runs: dict[str, list[dict]]) -> Path:
     sections = []
     for sample in samples[:: max(1, len(samples) // SHOWN)][:SHOWN]:
         image = cv2.cvtColor(cv2.imread(sample.img_path), cv2.COLOR_BGR2RGB)
+        # Maps are drawn in the size of the image.
+        image = image.repeat(ENLARGED, 0).repeat(ENLARGED, 1)
         rows = {'truth': {t: sample.gt.get(t) for t in demo_tasks(sample)}}
         for method in reversed(METHODS):
             folder = demo.out / runs[method][0]['predictions']
             rows[method] = {t: read_prediction(folder, t, sample.img_id) for t in demo_tasks(sample)}
         sections.append(draw_multi_task(image, rows, axes=NormalsAxes.of(sample)))
-    width = max(section.shape[1] for section in sections)
-    padded = [np.pad(s, ((0, 0), (0, width - s.shape[1]), (0, 0)), constant_values=255) for s in sections]
-    # All scenes have one size, and so have the sections: two side by side.
-    lines = [np.concatenate(padded[i : i + 2], axis=1) for i in range(0, len(padded) - len(padded) % 2, 2)] or padded
     path = demo.out / 'predictions.png'
-    cv2.imwrite(str(path), cv2.cvtColor(np.concatenate(lines), cv2.COLOR_RGB2BGR))
+    # All scenes have one size, and so have the sections.
+    cv2.imwrite(str(path), cv2.cvtColor(np.concatenate(sections), cv2.COLOR_RGB2BGR))
     return path
 
 
@@ -311,10 +302,8 @@ def next_commands(demo: Demo, runs: dict[str, list[dict]]) -> dict[str, str]:
     image = near(demo.scenes / 'JPEGImages' / f'{first}.jpg')
     python, config = near(Path(sys.executable)), METHODS['VMT-Adapter']
     data = ['--data-root', near(demo.scenes)]
-    # Where the demo has its usual folder, the config names its encoder, and the web page finds its checkpoint.
-    encoder, usual = near(demo.encoder), Config.fromfile(ROOT / config).model.backbone.init_cfg.checkpoint
-    is_usual = encoder == usual
-    own_encoder = [] if is_usual else ['--cfg-options', f'model.backbone.init_cfg.checkpoint={encoder}']
+    # The web page finds the checkpoint in the demo's usual folder by itself.
+    is_usual = demo.out == ROOT / USUAL
     schedule = demo.schedule(demo.args.iters)
 
     adapter, depth = near(work_dir / 'adapter.safetensors'), near(demo.out / 'depth')
@@ -322,7 +311,7 @@ def next_commands(demo: Demo, runs: dict[str, list[dict]]) -> dict[str, str]:
     export = ['tools/model_converters/export_adapter.py', config, checkpoint, adapter]
     export += ['--metrics', near(results / 'metrics.json')]
     test = ['tools/test.py', config, adapter, *data, '--work-dir', near(work_dir)]
-    test += ['--out', near(work_dir / 'adapter_results'), *own_encoder]
+    test += ['--out', near(work_dir / 'adapter_results')]
     add = ['tools/add_task.py', config, checkpoint, '--task', 'depth', *data, '--work-dir', depth]
     add += ['--images', str(demo.args.val), *(['--cfg-options', *schedule] if schedule else [])]
     page = ['demo/web.py', *([] if is_usual else [config, checkpoint])]

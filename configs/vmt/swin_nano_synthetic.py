@@ -1,4 +1,4 @@
-# VMT-Adapter on rendered scenes: the demo's main job. The encoder comes from configs/pretrain/.
+# VMT-Adapter on rendered scenes: the demo's main job. The encoder comes with mmvmt.
 _base_ = [
     '../_base_/models/swin_nano_mlp.py',
     '../_base_/datasets/synthetic_mt.py',

@@ -1,5 +1,5 @@
-from .render import ATTRIBUTES, ObjectMask, Sample, render_attributes, render_object, render_scene
-from .writer import Report, write_classification, write_pascal_mt
+from .render import ATTRIBUTES, ObjectMask, Sample, render_attributes, render_scene
+from .writer import Report, write_pascal_mt
 
 __all__ = [
     'ATTRIBUTES',
@@ -7,8 +7,6 @@ __all__ = [
     'Report',
     'Sample',
     'render_attributes',
-    'render_object',
     'render_scene',
-    'write_classification',
     'write_pascal_mt',
 ]

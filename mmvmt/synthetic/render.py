@@ -125,34 +125,10 @@ def render_scene(seed: int | Sequence[int], size: int | Sequence[int] = 160) -> 
     return _Frame(compose(draw, width / height), draw, height, width).sample()
 
 
-def render_object(class_id: int, seed: int | Sequence[int], size: int | Sequence[int] = 160) -> np.ndarray:
-    """Render a picture of a single object, for classification.
-
-    Args:
-        class_id: VOC class, 1 to 20.
-        seed: Non-negative integer, or several; the same class and seed give the same picture.
-        size: Pixels of a square's side, or (height, width), at least 32.
-
-    Returns:
-        ``(H, W, 3)`` uint8 RGB.
-
-    Raises:
-        ValueError: ``class_id``, ``size`` or ``seed`` is out of range.
-    """
-    height, width = check_size(size)
-    if not 1 <= class_id < len(VOC_CLASSES):
-        raise ValueError(
-            f'class_id {class_id} is not an object class: use 1 ({VOC_CLASSES[1]}) to 20 ({VOC_CLASSES[20]})'
-        )
-    draw = Draw(seed)
-    return _Frame(compose_object(draw, VOC_CLASSES[class_id], width / height), draw, height, width).image()
-
-
 def render_attributes(seed: int | Sequence[int], size: int | Sequence[int] = 128) -> tuple[np.ndarray, Attributes]:
     """Render a picture and what can be said of it in words, for pretraining: no map, nothing of single pixels.
 
-    Half of the pictures show a single object (as :func:`render_object`), half a scene of a few (as
-    :func:`render_scene`).
+    Half of the pictures show a single object, half a scene of a few (as :func:`render_scene`).
 
     Args:
         seed: Non-negative integer, or several; the same seed gives the same picture.

@@ -1,4 +1,4 @@
-"""Writes rendered data sets: the PASCAL_MT layout and an ImageNet-style folder of single objects."""
+"""Writes rendered scenes in the PASCAL_MT layout."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from scipy.io import savemat
 from mmvmt.structures import NormalsAxes, read_json
 
 from .classes import VOC_CLASSES
-from .render import Sample, check_size, render_object, render_scene
+from .render import Sample, check_size, render_scene
 
 MANIFEST = 'synthetic.json'
 VERSION = 1
@@ -32,19 +32,17 @@ VERSION = 1
 _JPEG_QUALITY = 92
 _MAT_TEXT = 116
 _TRAIN, _VAL = 0, 1
-_LAYOUTS = {
-    'PASCAL_MT': (
-        'JPEGImages',
-        'ImageSets',
-        'semseg',
-        'human_parts',
-        'normals_distill',
-        'sal_distill',
-        'pascal-context',
-        'depth',
-    ),
-    'classification': ('train', 'val'),
-}
+_LAYOUT = 'PASCAL_MT'
+_FOLDERS = (
+    'JPEGImages',
+    'ImageSets',
+    'semseg',
+    'human_parts',
+    'normals_distill',
+    'sal_distill',
+    'pascal-context',
+    'depth',
+)
 _OBJECT_DTYPE = [('class', object), ('class_ind', object), ('mask', object), ('parts', object)]
 _PART_DTYPE = [('part_name', object), ('mask', object)]
 
@@ -112,7 +110,7 @@ def write_pascal_mt(
     height, width = check_size(size)
     _check_counts(dict(train=train, val=val), seed, jobs)
     out = Path(out)
-    arguments = dict(layout='PASCAL_MT', train=train, val=val, size=[height, width], seed=seed, **NormalsAxes().meta)
+    arguments = dict(layout=_LAYOUT, train=train, val=val, size=[height, width], seed=seed, **NormalsAxes().meta)
     folders = [part.parent for part in _pascal_mt_files(Path(), 'ID').values()]
     _claim(out, arguments, overwrite)
     for folder in folders:
@@ -120,63 +118,13 @@ def write_pascal_mt(
     items = [(_TRAIN, index, image_id(index + 1)) for index in range(train)]
     items += [(_VAL, index, image_id(train + index + 1)) for index in range(val)]
     write = partial(_write_scene, str(out), (height, width), seed)
-    report = _run(write, items, jobs, 'scenes', progress)
+    report = _run(write, items, jobs, progress)
     lists = out / 'ImageSets/Context'
     lists.mkdir(parents=True, exist_ok=True)
     for split, name in ((_TRAIN, 'train'), (_VAL, 'val')):
         ids = [identifier for member, _, identifier in items if member == split]
         _replace(lists / f'{name}.txt', ''.join(f'{identifier}\n' for identifier in ids).encode())
     return report
-
-
-def write_classification(
-    out: str | Path,
-    per_class_train: int,
-    per_class_val: int,
-    size: int | Sequence[int] = 160,
-    seed: int = 0,
-    jobs: int | None = None,
-    *,
-    overwrite: bool = False,
-    progress: bool = True,
-) -> Report:
-    """Render single objects and write them as ``OUT/{train,val}/<class>/NNNNN.jpg``, for the 20 object classes.
-
-    Args:
-        out: Folder; new, empty, or written by the same call before.
-        per_class_train: Images of each class in train, at least 1.
-        per_class_val: Images of each class in val, at least 1.
-        size: Pixels of a square's side, or (height, width), at least 32.
-        seed: Non-negative integer.
-        jobs: Processes; None: one per processor.
-        overwrite: Replace what another call has written into ``out``.
-        progress: Show a progress bar on standard error.
-
-    Returns:
-        What was written.
-
-    Raises:
-        ValueError: An argument is out of range.
-        FileExistsError: ``out`` holds something else.
-    """
-    height, width = check_size(size)
-    _check_counts(dict(per_class_train=per_class_train, per_class_val=per_class_val), seed, jobs)
-    out = Path(out)
-    arguments = dict(
-        layout='classification',
-        per_class_train=per_class_train,
-        per_class_val=per_class_val,
-        size=[height, width],
-        seed=seed,
-    )
-    _claim(out, arguments, overwrite)
-    items = []
-    for split, name, count in ((_TRAIN, 'train', per_class_train), (_VAL, 'val', per_class_val)):
-        for class_id, class_name in enumerate(VOC_CLASSES[1:], 1):
-            folder = out / name / class_name
-            folder.mkdir(parents=True, exist_ok=True)
-            items += [(split, class_id, index, str(folder / f'{index + 1:05d}.jpg')) for index in range(count)]
-    return _run(partial(_write_object, (height, width), seed), items, jobs, 'objects', progress)
 
 
 def encode_scene(sample: Sample, identifier: str) -> dict[str, bytes]:
@@ -244,15 +192,6 @@ def _write_scene(out: str, size: tuple[int, int], seed: int, item: tuple[int, in
     return True
 
 
-def _write_object(size: tuple[int, int], seed: int, item: tuple[int, int, int, str]) -> bool:
-    """Write one image of the classification folder; False if it exists."""
-    split, class_id, index, path = item
-    if os.path.exists(path):
-        return False
-    _replace(Path(path), _jpeg(render_object(class_id, (seed, split, class_id, index), size)))
-    return True
-
-
 def _write_chunk(write: Callable[[tuple], bool], items: list[tuple]) -> tuple[int, int, float]:
     """Write some images; returns their number, how many were new, and the processor seconds."""
     start = time.process_time()
@@ -260,14 +199,14 @@ def _write_chunk(write: Callable[[tuple], bool], items: list[tuple]) -> tuple[in
     return len(items), written, time.process_time() - start
 
 
-def _run(write: Callable[[tuple], bool], items: list[tuple], jobs: int | None, what: str, progress: bool) -> Report:
+def _run(write: Callable[[tuple], bool], items: list[tuple], jobs: int | None, progress: bool) -> Report:
     jobs = available_jobs() if jobs is None else jobs
     length = max(1, min(32, len(items) // (jobs * 4)))
     chunks = [items[start : start + length] for start in range(0, len(items), length)]
     start, written, busy = time.perf_counter(), 0, 0.0
     columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
-        task = bar.add_task(f'Rendering {what}', total=len(items))
+        task = bar.add_task('Rendering scenes', total=len(items))
 
         def count(result: tuple[int, int, float]) -> None:
             nonlocal written, busy
@@ -318,7 +257,7 @@ def _claim(out: Path, arguments: dict, overwrite: bool) -> None:
             raise FileExistsError(
                 f'{out} holds another rendered data set ({changes}); choose another folder or pass --overwrite'
             )
-        for folder in _LAYOUTS[present['layout']]:
+        for folder in _FOLDERS:
             if (out / folder).exists():
                 shutil.rmtree(out / folder)
         manifest.unlink()
@@ -335,8 +274,8 @@ def _read_manifest(path: Path) -> dict:
         manifest = read_json(path)
     except ValueError as error:
         raise FileExistsError(f'{path} is not readable ({error}); choose another folder') from error
-    if not isinstance(manifest, dict) or manifest.get('layout') not in _LAYOUTS:
-        raise FileExistsError(f'{path} names no layout of {", ".join(_LAYOUTS)}; choose another folder')
+    if not isinstance(manifest, dict) or manifest.get('layout') != _LAYOUT:
+        raise FileExistsError(f'{path} does not name the layout {_LAYOUT}; choose another folder')
     return manifest
 
 

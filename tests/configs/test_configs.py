@@ -39,7 +39,6 @@ NAMED = [
     *(f'baselines/swin_t_single_{task}_nyud.py' for task in ('semseg', 'depth', 'normals', 'edge')),
     'vmt/swin_t_cityscapes.py',
     'vmt/swin_nano_synthetic.py',
-    'pretrain/swin_nano_synthetic_classification.py',
 ]
 
 

@@ -37,7 +37,7 @@ def test_training_keeps_the_metres_of_what_stays_in_the_picture(scenes):
     plain = {value for sample in range(8) for value in np.load(scenes / f'depth/synth_{sample + 1:06d}.npy').ravel()}
     for packed in (dataset[index] for index in range(3)):
         depth = packed['data_samples'].gt.depth
-        assert depth.shape == (1, 128, 128)
+        assert depth.shape == (1, 160, 160)
         assert set(depth.ravel().tolist()) <= plain | {0}
 
 

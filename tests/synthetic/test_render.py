@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from mmvmt.datasets import normals_valid_ids
-from mmvmt.synthetic import ATTRIBUTES, Sample, render_attributes, render_object, render_scene
+from mmvmt.synthetic import ATTRIBUTES, Sample, render_attributes, render_scene
 from mmvmt.synthetic.classes import CONTEXT_IDS, PART_LABELS, PERSON, VOC_CLASSES, VOC_IDS
 from mmvmt.synthetic.people import POSES
 from mmvmt.synthetic.primitives import Draw
@@ -158,21 +158,6 @@ def test_pictures_have_contrast(samples):
     for sample in samples:
         assert sample.img.std() > 12
         assert 30 < sample.img.mean() < 225
-
-
-@pytest.mark.parametrize('class_id', range(1, 21), ids=VOC_CLASSES[1:])
-def test_single_objects_are_rendered_for_every_class(class_id):
-    first, again, other = (render_object(class_id, seed, 48) for seed in (1, 1, 2))
-    assert first.shape == (48, 48, 3)
-    assert first.dtype == np.uint8
-    assert first.tobytes() == again.tobytes() != other.tobytes()
-    assert first.std() > 10
-
-
-@pytest.mark.parametrize('class_id', [0, 21, -1])
-def test_classes_without_objects_are_rejected(class_id):
-    with pytest.raises(ValueError, match=f'class_id {class_id} is not an object class'):
-        render_object(class_id, 0)
 
 
 @pytest.mark.parametrize(

@@ -24,14 +24,6 @@ def test_scenes_are_written_and_summed_up(tmp_path):
     assert run(*arguments[:-3], 4, '--overwrite').returncode == 0
 
 
-def test_objects_are_written_for_classification(tmp_path):
-    out = tmp_path / 'set'
-    done = run(out, '--classification', 1, '--size', 32, '--jobs', 1)
-    assert done.returncode == 0, done.stderr
-    assert '1 train and 1 val images of each of 20 classes' in done.stdout
-    assert len(list(out.rglob('*.jpg'))) == 40
-
-
 @pytest.mark.parametrize(
     'arguments, message',
     [(('--train', -1), 'train is -1'), (('--size', 8), 'size 8 is too small'), (('--seed', -1), 'seed is -1')],

@@ -1,9 +1,9 @@
-"""Render a data set with exact ground truth: scenes in the PASCAL_MT layout, or single objects for classification."""
+"""Render scenes with exact ground truth for all tasks, in the PASCAL_MT layout."""
 
 import argparse
 import sys
 
-from mmvmt.synthetic import write_classification, write_pascal_mt
+from mmvmt.synthetic import write_pascal_mt
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -15,12 +15,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--seed', type=int, default=0, help='another seed, other images (default: %(default)s)')
     parser.add_argument('--jobs', type=int, help='processes (default: one per processor)')
     parser.add_argument('--overwrite', action='store_true', help='replace a rendered data set with other arguments')
-    parser.add_argument(
-        '--classification',
-        type=int,
-        metavar='PER_CLASS',
-        help='write single objects instead: PER_CLASS train images of each of 20 classes, a tenth of that for val',
-    )
     return parser.parse_args(argv)
 
 
@@ -28,15 +22,10 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     options = dict(size=args.size, seed=args.seed, jobs=args.jobs, overwrite=args.overwrite)
     try:
-        if args.classification is None:
-            report = write_pascal_mt(args.out, args.train, args.val, **options)
-            what = f'{args.train} train and {args.val} val scenes in the PASCAL_MT layout'
-        else:
-            val = max(1, args.classification // 10)
-            report = write_classification(args.out, args.classification, val, **options)
-            what = f'{args.classification} train and {val} val images of each of 20 classes'
+        report = write_pascal_mt(args.out, args.train, args.val, **options)
     except (ValueError, FileExistsError) as error:
         sys.exit(f'make_synthetic.py: {error}')
+    what = f'{args.train} train and {args.val} val scenes in the PASCAL_MT layout'
     print(f'{args.out}: {what}, {args.size} x {args.size} pixels, seed {args.seed}')
     print(f'written {report.written}, already there {report.skipped}, {report.seconds:.1f} s', end='')
     print(f', {report.images_per_core_second:.1f} images/s per core' if report.written else '')

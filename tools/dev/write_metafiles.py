@@ -23,7 +23,6 @@ TRAINING_DATA = {
     'nyud': 'NYUD-v2',
     'cityscapes': 'Cityscapes',
     'synthetic': 'rendered scenes',
-    'classification': 'rendered objects',
     'attributes': 'rendered objects',
     'ade20k': 'ADE20K',
     'tasks': "pictures of one's own",

@@ -1,9 +1,9 @@
-# Rendered scenes in the PASCAL_MT layout, 128 x 128; see tools/dataset/make_synthetic.py.
+# Rendered scenes in the PASCAL_MT layout, 160 x 160; see tools/dataset/make_synthetic.py.
 _base_ = './pascal_context_mt.py'
 train_pipeline = [
     dict(type='mmvmt.LoadMultiTaskImage'),
     dict(type='mmvmt.LoadMultiTaskAnnotations'),
-    dict(type='mmvmt.MultiTaskRandomScaleCrop', scale_range=(0.75, 1.25), crop_size=(128, 128)),
+    dict(type='mmvmt.MultiTaskRandomScaleCrop', scale_range=(0.75, 1.25), crop_size=(160, 160)),
     dict(type='mmvmt.MultiTaskRandomFlip', prob=0.5),
     dict(type='mmvmt.PackMultiTaskInputs'),
 ]

@@ -1,12 +1,13 @@
-# A Swin small enough for two CPU cores: 2.7 M parameters, windows of 4 that divide 128 x 128 images without padding.
+# A Swin small enough for two CPU cores: 2.7 M parameters, windows of 5 that divide 160 x 160 images without padding.
 _base_ = './swin_mlp.py'
 model = dict(
     backbone=dict(
-        init_cfg=dict(type='Pretrained', checkpoint='work_dirs/demo/encoder.pth'),
+        # Beside this folder in a clone and in an installed package, wherever a run is started.
+        init_cfg=dict(type='Pretrained', checkpoint='{{ fileDirname }}/../../../demo/weights/swin_nano.safetensors'),
         embed_dims=32,
         depths=(2, 2, 4, 2),
         num_heads=(2, 4, 8, 16),
-        window_size=4,
+        window_size=5,
         drop_path_rate=0.0,
     ),
     heads=dict(

@@ -2,11 +2,11 @@
 _base_ = './swin_mlp.py'
 model = dict(
     backbone=dict(
-        init_cfg=dict(type='Pretrained', checkpoint='work_dirs/comparison/encoder_pico_4200.pth'),
+        init_cfg=dict(type='Pretrained', checkpoint='{{ fileDirname }}/../../../demo/weights/swin_pico.safetensors'),
         embed_dims=16,
         depths=(2, 2, 2, 2),
         num_heads=(1, 2, 4, 8),
-        window_size=4,
+        window_size=5,
         drop_path_rate=0.0,
     ),
     heads=dict(

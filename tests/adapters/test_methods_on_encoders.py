@@ -168,18 +168,20 @@ def test_starts_from_the_frozen_network_and_has_its_own_number_of_parameters(fam
     assert list(frozen.state_dict()) == [name for name in encoder.state_dict() if not name.startswith('adapters.')]
 
 
+CONV_MLP = dict(conv_mlp=True)  # whose norms run on maps with channels first
 POST_NORM = ('mmpretrain.SwinTransformerV2', 'timm.SwinTransformerV2')
 
 
-@pytest.mark.parametrize('family', sorted(ENCODERS))
+@pytest.mark.parametrize('family, more', [*((family, {}) for family in sorted(ENCODERS)), ('timm.ConvNeXt', CONV_MLP)])
 @torch.no_grad()
-def test_an_adapter_reads_what_the_mlp_reads_or_is_refused_where_the_norm_stands_behind(family):
+def test_an_adapter_reads_what_the_mlp_reads_or_is_refused_where_the_norm_stands_behind(family, more):
     plugins = [dict(cfg=dict(type='mmvmt.VMTAdapter', reduction=2, input='normed'))]
     if family in POST_NORM:
         with pytest.raises(ValueError, match=f"the norm of the branch 'ffn' .* blocks of {family} .* input='stream'"):
             tiny_encoder(adapted(family), TASKS, plugins)
         return
-    encoder = tiny_encoder(adapted(family), TASKS, plugins)
+    cfg = adapted(family)
+    encoder = tiny_encoder(cfg | dict(encoder=cfg['encoder'] | more), TASKS, plugins)
     (adapter,), seen = encoder.adapters, []
     for site in adapter.sites:
         norm, shared = encoder.norm_of(site), adapter.bottlenecks[site.key]
@@ -188,7 +190,7 @@ def test_an_adapter_reads_what_the_mlp_reads_or_is_refused_where_the_norm_stands
     encoder(IMAGES)
     assert len(seen) == 2 * len(adapter.sites)
     for normed, read in zip(seen[::2], seen[1::2], strict=True):
-        assert torch.equal(normed.flatten(1, -2), read)
+        assert torch.equal(normed.flatten(2).transpose(1, 2) if more else normed.flatten(1, -2), read)
 
 
 # The widths and blocks of pyramids are those of the contract suite, whose formulas for branches hold as they stand.

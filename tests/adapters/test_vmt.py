@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from contributing import example
 from mmseg.models.backbones.swin import SwinTransformer
-from tiny import FOUR_TASKS, SWIN, perturb, tiny_encoder, tiny_swin
+from tiny import FOUR_TASKS, SWIN, VMT, perturb, tiny_encoder, tiny_model, tiny_swin
 
 from mmvmt.adapters import Site, VMTAdapter, VMTAdapterLite
+from mmvmt.models.identity import check_method_record, method_record
 from mmvmt.registry import MODELS
 
 IMAGES = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
@@ -222,6 +223,18 @@ def test_weights_with_and_without_shifts_are_told_apart(shift):
     theirs, ours = (VMTAdapter(SITES, TASKS, reduction=2, shift=there) for there in (shift, not shift))
     with pytest.raises(ValueError, match=rf"cfg=dict\(type='VMTAdapter', shift={shift}\)"):
         ours.load_state_dict(theirs.state_dict(), strict=False)
+
+
+@pytest.mark.parametrize(
+    'options', [dict(input='normed'), dict(scale='learned'), dict(tap='last'), dict(shift=False), dict(start='gamma')]
+)
+def test_weights_of_another_reading_are_refused_by_their_record(options):
+    default, other = (tiny_model(TASKS, [dict(cfg=dict(VMT['cfg'], **more))]) for more in ({}, options))
+    # A record from before these options existed names none of them.
+    check_method_record([VMT], default, 'the file')
+    for theirs, ours in ((method_record(other), default), (method_record(default), other), ([VMT], other)):
+        with pytest.raises(ValueError, match=next(iter(options))):
+            check_method_record(theirs, ours, 'the file')
 
 
 @pytest.mark.parametrize(

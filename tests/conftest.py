@@ -38,6 +38,15 @@ of_modules = pytest.fixture(autouse=True, scope='module')(declared_tasks_are_for
 of_tests = pytest.fixture(autouse=True)(declared_tasks_are_forgotten)
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Models of full size whose weights are what memory held: drawing them takes longer than all else in a count."""
+    import torch
+
+    for name in ('uniform_', 'normal_', 'erfinv_'):
+        monkeypatch.setattr(torch.Tensor, name, lambda tensor, *args, **kwargs: tensor)
+
+
 @pytest.fixture(scope='session')
 def scenes(tmp_path_factory):
     """A rendered PASCAL_MT folder: 8 training and 5 validation scenes of 64 x 64."""

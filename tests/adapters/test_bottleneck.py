@@ -209,6 +209,7 @@ def test_weights_decay_and_biases_and_norms_do_not(method):
         (dict(type='mmvmt.LowRankAdapter'), None, 344_448),
     ],
 )
+@pytest.mark.usefixtures('undrawn')
 def test_swin_t_with_four_tasks_has_the_derived_counts(cfg, position, count):
     plugin = dict(cfg=cfg) if position is None else dict(cfg=cfg, position=position)
     swin = MODELS.build(dict(type='mmvmt.AdaptedSwin', tasks=FOUR_TASKS, plugins=[plugin]))

@@ -232,6 +232,7 @@ def test_rules_and_factors_decay_and_biases_and_norms_do_not(method):
         ('CompacterPlusPlus', 4 * (13_248 + 6_624 + 8_832) + 4**3),
     ],
 )
+@pytest.mark.usefixtures('undrawn')
 def test_swin_t_with_four_tasks_has_the_derived_counts(name, count):
     plugin = dict(cfg=dict(type=f'mmvmt.{name}'))
     swin = MODELS.build(dict(type='mmvmt.AdaptedSwin', tasks=FOUR_TASKS, plugins=[plugin]))

@@ -146,6 +146,7 @@ def test_equals_the_formulas(on, order):
         (dict(merging=False), 54_426),
     ],
 )
+@pytest.mark.usefixtures('undrawn')
 def test_swin_t_has_the_derived_counts(options, expected):
     plugin = dict(cfg=dict(type='mmvmt.DiTASK', **options))
     swin = MODELS.build(dict(type='mmvmt.AdaptedSwin', tasks=FOUR_TASKS, plugins=[plugin]))
@@ -235,6 +236,7 @@ def test_published_dropout_drops_the_whole_input():
 
 
 @pytest.mark.parametrize('task_cells, expected', [(4, 1_602_858), (64, 1_608_618)])
+@pytest.mark.usefixtures('undrawn')
 def test_published_counts_have_maps_that_nothing_reads(task_cells, expected):
     plugin = dict(cfg=dict(type='mmvmt.DiTASK', task_cells=task_cells, qkv_maps=True))
     swin = MODELS.build(dict(type='mmvmt.AdaptedSwin', tasks=FOUR_TASKS, plugins=[plugin]))

@@ -49,6 +49,7 @@ def test_gradients_are_those_of_a_norm_that_is_a_constant():
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.usefixtures('undrawn')
 def test_swin_t_has_the_derived_count():
     plugin = dict(cfg=dict(type='mmvmt.DoRA', rank=4))
     swin = MODELS.build(dict(type='mmvmt.AdaptedSwin', tasks=FOUR_TASKS, plugins=[plugin]))

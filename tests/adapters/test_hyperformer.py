@@ -11,6 +11,7 @@ SITES = [Site(0, 0, 'ffn', 8, 8), Site(0, 1, 'ffn', 8, 8), Site(1, 0, 'ffn', 16,
 
 
 @pytest.mark.parametrize('embed_blocks, count', [(False, 71_219_728), (True, 71_219_728 + 99_072)])
+@pytest.mark.usefixtures('undrawn')
 def test_swin_t_with_four_tasks_has_the_derived_count(embed_blocks, count):
     plugin = dict(cfg=dict(type='mmvmt.HyperFormer', embed_blocks=embed_blocks))
     swin = MODELS.build(dict(type='mmvmt.AdaptedSwin', tasks=FOUR_TASKS, plugins=[plugin]))

@@ -80,6 +80,7 @@ def test_dropout_acts_on_the_input_of_the_update_in_training_alone():
 
 
 @pytest.mark.parametrize('per_task, copies', [(True, 35_328), (False, 0)])
+@pytest.mark.usefixtures('undrawn')
 def test_swin_t_on_qkv_with_norms_has_the_derived_counts(per_task, copies):
     lora = plugin(rank=4, norms=True, per_task=per_task)
     swin = MODELS.build(dict(type='mmvmt.AdaptedSwin', tasks=FOUR_TASKS, plugins=[lora]))

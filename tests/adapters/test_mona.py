@@ -59,6 +59,7 @@ def test_prompts_are_left_as_they_are():
 
 
 @pytest.mark.parametrize('per_task, sets', [(False, 1), (True, 4)])
+@pytest.mark.usefixtures('undrawn')
 def test_swin_t_has_the_published_count(per_task, sets):
     plugin = dict(cfg=dict(type='mmvmt.Mona', per_task=per_task))
     swin = MODELS.build(dict(type='mmvmt.AdaptedSwin', tasks=FOUR_TASKS, plugins=[plugin]))

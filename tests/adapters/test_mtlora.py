@@ -99,6 +99,7 @@ def test_equals_the_formulas(method, options, order):
         ('MTLoRAPlus', 64, 4, 5_107_770),
     ],
 )
+@pytest.mark.usefixtures('undrawn')
 def test_swin_t_has_the_published_counts(method, rank, task_rank, expected):
     plugin = dict(cfg=dict(type=f'mmvmt.{method}', rank=rank, task_rank=task_rank))
     swin = MODELS.build(dict(type='mmvmt.AdaptedSwin', tasks=FOUR_TASKS, plugins=[plugin]))

@@ -28,6 +28,7 @@ def trained(module):
 
 
 @pytest.mark.parametrize('embed_blocks, count', [(False, 6_370_528), (True, 6_469_600)])
+@pytest.mark.usefixtures('undrawn')
 def test_swin_t_with_four_tasks_has_polyhistors_count(embed_blocks, count):
     # Sum of widths over blocks 4,416; bottleneck d / 2, rank 6: two factors of (d + d / 2) 6 entries each.
     entries = 4_416 * 2 * 9 + 4_416 // 2 + 3 * 4_416
@@ -45,6 +46,7 @@ def test_what_is_reported_of_polyhistor_counts_all_layer_norms():
 
 
 @pytest.mark.parametrize('shared_kernels, own', [(True, 388_656), (False, 390_544)])
+@pytest.mark.usefixtures('undrawn')
 def test_swin_t_with_four_tasks_has_polyhistor_lites_count(shared_kernels, own):
     blocks = {1: 2, 2: 2, 4: 6, 8: 2}
     template = 2 * (96 + 48) * 18 + 48 + 3 * 96

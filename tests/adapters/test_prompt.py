@@ -152,6 +152,7 @@ def test_shallow_prompts_start_where_the_plugin_starts():
 
 
 @pytest.mark.parametrize('name, count', [('VPTShallow', 19_200), ('VPTDeep', 883_200)])
+@pytest.mark.usefixtures('undrawn')
 def test_swin_t_with_50_prompts_and_four_tasks_has_the_derived_counts(name, count):
     swin = MODELS.build(
         dict(type='mmvmt.AdaptedSwin', tasks=FOUR_TASKS, plugins=[dict(cfg=dict(type=f'mmvmt.{name}'))])

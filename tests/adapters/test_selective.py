@@ -111,6 +111,7 @@ def test_what_an_encoder_does_not_have_is_refused(monkeypatch):
 
 
 @pytest.mark.parametrize('merging, expected', [(False, 51_258), (True, 1_599_546)])
+@pytest.mark.usefixtures('undrawn')
 def test_parts_of_swin_t_have_the_published_counts(merging, expected):
     swin = MODELS.build(
         dict(type='mmvmt.AdaptedSwin', tasks=FOUR_TASKS, plugins=[plugin('PartTuning', merging=merging)])

@@ -49,6 +49,7 @@ def test_equals_scales_and_shifts_behind_every_operation(options):
             torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.usefixtures('undrawn')
 def test_swin_t_has_the_published_count():
     swin = MODELS.build(dict(type='mmvmt.AdaptedSwin', tasks=FOUR_TASKS, plugins=[dict(cfg=dict(type='mmvmt.SSF'))]))
     assert sum(p.numel() for p in swin.adapter_parameters()) == 105_600

@@ -157,6 +157,7 @@ def test_equals_the_formulas(options, order):
         (dict(rank=64, filter='static'), 4_994_302),
     ],
 )
+@pytest.mark.usefixtures('undrawn')
 def test_swin_t_has_the_published_counts(options, expected):
     """The published counts less the norms of the eight blocks whose outputs nothing reads, 2 (4,416 - 1,440)."""
     plugin = dict(cfg=dict(type='mmvmt.TADFormer', **options))

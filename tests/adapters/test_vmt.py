@@ -241,6 +241,7 @@ def test_weights_of_another_reading_are_refused_by_their_record(options):
     'name, adapters',
     [('VMTAdapter', 1_119_120), ('VMTAdapterLite', 399_904)],
 )
+@pytest.mark.usefixtures('undrawn')
 def test_swin_t_with_four_tasks_has_the_derived_counts(name, adapters):
     swin = MODELS.build(
         dict(type='mmvmt.AdaptedSwin', tasks=FOUR_TASKS, plugins=[dict(cfg=dict(type=f'mmvmt.{name}'))])

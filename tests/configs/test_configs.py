@@ -4,6 +4,8 @@ Those under configs/interop, whose data and runtime are mmsegmentation's, are te
 """
 
 import shutil
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 
 import cityscapes_folder
@@ -42,8 +44,11 @@ NAMED = [
 ]
 
 
+read = cache(Config.fromfile)  # every test below takes each of them
+
+
 def load(name):
-    cfg = Config.fromfile(ROOT / name)
+    cfg = deepcopy(read(ROOT / name))
     init_default_scope(cfg.default_scope)
     return cfg
 
@@ -68,6 +73,7 @@ def test_inheritance_has_at_most_three_levels():
 
 
 @pytest.mark.parametrize('name', CONFIGS)
+@pytest.mark.usefixtures('undrawn')
 def test_the_model_builds(name):
     cfg = load(name)
     model = MODELS.build(cfg.model)
@@ -159,6 +165,7 @@ def test_pascal_configs_name_a_published_encoder(name):
         ('baselines/swin_t_full_multitask_pascal.py', 0, 2_549_024),
     ],
 )
+@pytest.mark.usefixtures('undrawn')
 def test_counts_of_swin_t(name, adapters, decoders):
     groups = parameter_groups(MODELS.build(load(name).model))
     assert count(groups['adapters']) == adapters

@@ -2,6 +2,7 @@
 
 import copy
 import re
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -58,6 +59,7 @@ METHODS = {
     'Polyhistor': [dict(rank=3, embedding=5, hidden=16, code=6)],
     'PolyhistorLite': [dict(rank=2, embedding=5, hidden=16, code=6)],
 }
+read = cache(Config.fromfile)
 CASES = [(name, options) for name, variants in METHODS.items() for options in variants]
 
 
@@ -152,7 +154,7 @@ def test_every_segmentor_trains_and_is_scored(kind, configs, encoder):
 
 
 def test_a_neck_and_both_kinds_of_segmentor_are_among_the_examples():
-    models = [Config.fromfile(ROOT / name).model for name in CONFIGS]
+    models = [read(ROOT / name).model for name in CONFIGS]
     assert {model.type for model in models} == {'EncoderDecoder', 'CascadeEncoderDecoder'}
     assert any('neck' in model for model in models)
     methods = {plugin.cfg.type for model in models for plugin in model.backbone.plugins}
@@ -160,8 +162,9 @@ def test_a_neck_and_both_kinds_of_segmentor_are_among_the_examples():
 
 
 @pytest.mark.parametrize('name', CONFIGS)
+@pytest.mark.usefixtures('undrawn')
 def test_the_shipped_examples_build(name):
-    cfg = Config.fromfile(ROOT / name)
+    cfg = copy.deepcopy(read(ROOT / name))
     init_default_scope(cfg.default_scope)
     model = MODELS.build(cfg.model)
     assert isinstance(model.backbone, AdaptedBackbone if 'encoder' in cfg.model.backbone else AdaptedSwin)
@@ -190,8 +193,8 @@ def plain(value):
 
 @pytest.mark.parametrize('name', [name for name in CONFIGS if name.startswith('upernet_swin')])
 def test_nothing_but_the_encoder_changes(name):
-    ours = plain(Config.fromfile(ROOT / name).to_dict())
-    theirs = plain(Config.fromfile(MIM / 'configs' / UPERNET).to_dict())
+    ours = plain(read(ROOT / name).to_dict())
+    theirs = plain(read(MIM / 'configs' / UPERNET).to_dict())
     assert ours.pop('custom_imports')['imports'] == ['mmvmt']
     assert ours.pop('custom_hooks') == [dict(type='mmvmt.PEFTHook')]
     assert ours['model']['backbone'].pop('plugins')
@@ -241,7 +244,7 @@ OWN_ENCODERS = {
 @pytest.mark.parametrize('name', sorted(OWN_ENCODERS))
 def test_configs_whose_own_encoder_is_adapted_train_and_predict(name):
     encoder, head = OWN_ENCODERS[name]
-    cfg = Config.fromfile(ROOT / name)
+    cfg = copy.deepcopy(read(ROOT / name))
     init_default_scope(cfg.default_scope)
     cfg.model.pretrained = None
     cfg.model.backbone.encoder.update(encoder)

@@ -6,6 +6,8 @@ import itertools
 import json
 from collections import namedtuple
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,15 @@ OPTIONS, PRESETS, FAMILIES = SPEC['options'], SPEC['presets'], SPEC['families']
 
 Method = namedtuple('Method', SPEC['defaults'])
 METHODS = {name: Method(**SPEC['defaults'] | row) for name, row in SPEC['methods'].items()}
+for name, row in METHODS.items():
+    own = [f'model.backbone.plugins.0.cfg.{key}={value}' for key, value in row.plugin.items()]
+    METHODS[name] = row._replace(options=[*row.options, *own])
 # A model per method, or per task of one.
 MODELS = {f'{name}-{task}'.rstrip('-'): row for name, row in METHODS.items() for task in row.tasks or ['']}
 GROUPS = {group: [name for name, row in METHODS.items() if row.group == group] for group in SPEC['groups']}
+Regime = namedtuple('Regime', SPEC['regimes']['main'])
+HEADS = 'decoders_only'
+"""The model with which the rate of all heads is found."""
 
 
 class Comparison:
@@ -29,13 +37,13 @@ class Comparison:
     def __init__(self, config: Mapping[str, Any]) -> None:
         if unknown := sorted(set(config) - set(OPTIONS)):
             raise ValueError(f'unknown option {unknown[0]!r}; known options: {", ".join(OPTIONS)}')
-        values = self.values = OPTIONS | dict(config)
+        self.given, values = dict(config), OPTIONS | dict(config)
         if values['preset'] not in PRESETS:
             raise ValueError(f'preset must be one of {", ".join(PRESETS)}, got {values["preset"]!r}')
         self.preset, self.synthetic = PRESETS[values['preset']], values['preset'] == 'synthetic'
-        values |= {key: values[key] or self.preset[key] for key in ('iters', 'learning_rates')}
+        self.values = values = {k: self.preset.get(k) if value is None else value for k, value in values.items()}
         for key, least in SPEC['least'].items():
-            if not (isinstance(values[key], int) and values[key] >= least):
+            if values[key] is not None and not (isinstance(values[key], int) and values[key] >= least):
                 raise ValueError(f'{key} must be a whole number of at least {least}, got {values[key]!r}')
         for key in ('learning_rates', 'multipliers'):
             values[key] = _positive(key, _listed(values[key]))
@@ -44,51 +52,60 @@ class Comparison:
         if not self.synthetic and not values['data_root']:
             raise ValueError('preset=pascal needs data_root, a folder in the PASCAL_MT layout')
         for key in ('data_root', 'encoder'):
-            if values[key] and not (ROOT / str(values[key])).exists():
+            if config.get(key) and not (ROOT / str(values[key])).exists():
                 raise ValueError(f'{key}: {ROOT / str(values[key])} does not exist')
-        self.seeds, self.methods = range(values['seeds']), _expanded(_listed(values['methods']))
-        self.data_root = ROOT / values['data_root'] if values['data_root'] else Path('scenes')
-        full = values['pretrain_iters']
-        # The encoder of the comparison, and those of the scaling experiment.
-        self.main = 'given' if values['encoder'] else f'nano_{full}' if self.synthetic else 'published'
-        self.scaling_encoders = [f'{size}_{n}' for size in ('pico', 'nano') for n in (full // SPEC['short'], full)]
-        self.tables = [name for name in SPEC['tables'] if self.synthetic or name != 'scaling']
-        # What all results of a folder share, as its settings.json holds it.
-        self.settings = {key: value for key, value in values.items() if key not in ('methods', 'seeds')}
+        self.seeds, self.methods = values['seeds'], _expanded(_listed(values['methods']))
+        self.regimes = {name: Regime(**row) for name, row in SPEC['regimes'].items()}
+        sizes, lengths = SPEC['scaling']['sizes'], SPEC['scaling']['lengths']
+        self.scaling = [f'{size}_{length}' for size in sizes for length in lengths] if self.synthetic else []
+        self.regimes |= {name: self.regimes['main']._replace(encoder=name) for name in self.scaling}
+        self.tables = [name for name, row in SPEC['tables'].items() if row['regime'] or self.scaling]
+        # What all results that are compared share.
+        self.settings = {key: value for key, value in values.items() if key not in SPEC['free']}
+        self.settings['encoder'] = self.encoder_digest('main')
 
-    def check_folder(self, folder: Path) -> None:
-        """Raise a ValueError that names what differs if a folder was made with other settings."""
-        path, now = folder / 'settings.json', self.settings
-        known = json.loads(path.read_text(encoding='utf-8')) if path.is_file() else now
-        if differing := [key for key in now if known.get(key) != now[key]]:
-            listed = '; '.join(f'{key} is {known.get(key)!r} there and {now[key]!r} now' for key in differing)
-            raise ValueError(
-                f'{folder} was made with other settings, and its results would not compare: {listed}. '
-                f'Take another --directory, or repeat the settings of {path}; nothing was changed'
-            )
+        given = ' '.join(f'{key}={value}' for key, value in config.items() if key not in SPEC['free'])
+        self.command = f'snakemake -s benchmarks/methods/Snakefile --config {given}'.removesuffix(' --config ')
 
-    def config(self, encoder: str, model: str) -> str:
-        """Config of a model on an encoder, relative to the repository."""
-        size = ('pico' if encoder.startswith('pico') else 'nano') if self.synthetic else 't'
+    # What a job reads
+
+    def config(self, regime: str, model: str) -> str:
+        """Config of a model in a regime, relative to the repository."""
+        size = ('pico' if regime.startswith('pico') else 'nano') if self.synthetic else 't'
         name, _, task = model.partition('-')
         stem = MODELS[model].config.format(name=name, size=size, task=task)
         return f'configs/{stem}_{self.values["preset"]}.py'
 
-    def candidates(self, encoder: str, model: str) -> list[str]:
-        """What is tried for a model, from low rates to high."""
-        if model != 'decoders_only':
-            return [f'x{value:g}' for value in self.values['multipliers']]
-        # Their rate is that of all heads; on other encoders there is nothing to choose.
-        return [f'lr{value:g}' for value in self.values['learning_rates']] if encoder == self.main else []
+    def encoder(self, regime: str) -> Path | None:
+        """Encoder weights of a regime; None: the URL in the configs."""
+        name = self.regimes[regime].encoder
+        if name != 'main':
+            return ROOT / self.values['encoders'] / f'swin_{name}.safetensors'
+        return ROOT / self.values['encoder'] if self.values['encoder'] else None
 
-    def trials(self, encoder: str, model: str) -> list[str]:
-        """Their files; one alone needs no trial."""
-        names = self.candidates(encoder, model)
-        return [f'trials/{encoder}/{model}/{name}.json' for name in names if len(names) > 1]
+    def encoder_digest(self, regime: str) -> str:
+        path = self.encoder(regime)
+        return _digest_of_file(path, path.stat().st_mtime_ns) if path and path.is_file() else ''
 
-    def heads_rate(self, encoder: str, model: str) -> list[str]:
-        """The file with the rate of all heads; none for the model that it is found with."""
-        return [] if (encoder, model) == (self.main, 'decoders_only') else [f'rates/{self.main}/decoders_only.json']
+    def scenes(self, regime: str) -> tuple[Path, int | None]:
+        """Folder of the scenes of a regime, and how many train; None: all."""
+        count = self.values[self.regimes[regime].train]
+        if not self.synthetic:
+            return ROOT / self.values['data_root'], count
+        # The first scenes of a larger folder are those of a smaller one, and validation scenes are the same.
+        return Path('scenes' if count <= self.values['train'] else 'more_scenes'), count
+
+    def identity(self, regime: str, model: str) -> str:
+        """Digest of what the results of a model depend on besides the settings: what its config trains, its options,
+        training scenes and encoder."""
+        content = [_trained_part(self.config(regime, model)), MODELS[model].options, self.scenes(regime)[1]]
+        return _digest(json.dumps([*content, self.encoder_digest(regime)], sort_keys=True).encode())
+
+    def rates(self, regime: str, model: str) -> str:
+        """The file with the rates that a model trains with."""
+        return f'rates/{self.regimes[regime].rates or regime}/{MODELS[model].rates_of or model}.json'
+
+    # What a table consists of
 
     def reference(self, table: str) -> str:
         """The method that Delta_m is taken against; '': published figures."""
@@ -97,23 +114,34 @@ class Comparison:
 
     def entries(self, table: str) -> Iterator[dict[str, Any]]:
         """Every model of a table, with the names of its files."""
-        wanted = set(_expanded(SPEC['tables'][table]['methods']) or self.methods)
+        row = SPEC['tables'][table]
+        wanted = set(_expanded(row['methods']) or self.methods)
         wanted |= {METHODS[method].rates_of for method in wanted} | {self.reference(table)}
-        encoders = self.scaling_encoders if table == 'scaling' else [self.main]
-        for encoder, (model, method) in itertools.product(encoders, MODELS.items()):
+        regimes = [row['regime']] if row['regime'] else self.scaling
+        for name, (model, method) in itertools.product(regimes, MODELS.items()):
             if model.partition('-')[0] in wanted:
-                entry = dict(encoder=encoder, model=model, config=self.config(encoder, model), options=method.options)
-                entry |= dict(parameters=[f'parameters/{encoder}/{model}.json'])
-                entry |= dict(rates=[f'rates/{encoder}/{method.rates_of or model}.json'])
-                yield entry | dict(runs=[f'trainings/{encoder}/{model}/seed{seed}.json' for seed in self.seeds])
+                regime = 'main' if name == SPEC['scaling']['shipped'] else name
+                first = self.regimes[regime].first_seed
+                runs = [f'trainings/{regime}/{model}/seed{first + i}.json' for i in range(self.seeds)]
+                entry = dict(encoder=name, model=model, config=self.config(regime, model), options=method.options)
+                yield entry | dict(rates=[self.rates(regime, model)], runs=runs)
 
 
-def config_files(config: str | Path) -> Iterator[Path]:
-    """A config and all that it inherits."""
-    path = (ROOT / config).resolve()
-    yield path
-    for base in Config._get_base_files(str(path)):
-        yield from config_files(path.parent / base)
+@cache
+def _trained_part(config: str) -> dict[str, Any]:
+    """The part of a config, with all that it inherits, that results depend on; encoder weights are given."""
+    cfg = Config.fromfile(ROOT / config, import_custom_modules=False).to_dict()
+    cfg['model']['backbone'].pop('init_cfg', None)
+    return json.loads(json.dumps({key: cfg[key] for key in SPEC['trains']}, default=str))
+
+
+@cache
+def _digest_of_file(path: Path, changed: int) -> str:
+    return _digest(path.read_bytes())
+
+
+def _digest(content: bytes) -> str:
+    return sha256(content).hexdigest()[:12]
 
 
 def _expanded(names: Iterable[str]) -> list[str]:

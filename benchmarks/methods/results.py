@@ -1,4 +1,4 @@
-"""Results of a comparison, as a table's JSON file holds them: means over seeds, a Markdown table and a picture."""
+"""Results of a table, as :func:`steps.contents` gives them: means over seeds, a Markdown table and a picture."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from mmvmt.structures import TASKS
 Results = Mapping[str, Any]
 Groups = dict[tuple[str, str], list[Results]]
 GAIN = 'gain over decoders only [%]'
-IN_ENCODER = ('adapters', 'norms_biases', 'encoder_weights')
 
 
 def grouped(results: Results) -> Groups:
@@ -36,11 +35,12 @@ def frame(results: Results) -> Any:
 
     groups, tasks, published = grouped(results), results['tasks'], results['published'] or {}
     rows = [(*key, run) for key, entries in groups.items() for entry in entries for run in entry['runs']]
-    floor = dict(seed=0, figures=results['constant_predictor'], seconds_per_iteration=None)
-    rows += [(encoder, 'constant predictor', floor) for encoder in {encoder for encoder, _ in groups}]
+    if results['constant_predictor']:
+        floor = dict(seed=0, figures=results['constant_predictor'], seconds=None)
+        rows += [(encoder, 'constant predictor', floor) for encoder in {encoder for encoder, _ in groups}]
     index = pd.MultiIndex.from_tuples([(*key, run['seed']) for *key, run in rows], names=['encoder', 'method', 'seed'])
-    figures = [run['figures'] | dict(seconds=run['seconds_per_iteration']) for *_, run in rows]
-    runs = pd.DataFrame(figures, index, dtype=float).groupby(level=[0, 1, 2], sort=False)
+    figures = [run['figures'] | dict(seconds=run['seconds']) for *_, run in rows]
+    runs = pd.DataFrame(figures, index, [*tasks, 'seconds'], dtype=float).groupby(level=[0, 1, 2], sort=False)
     runs = runs.sum(min_count=1).dropna(subset=tasks)
     means = runs[tasks].groupby(level=[0, 1]).mean()
 
@@ -49,32 +49,38 @@ def frame(results: Results) -> Any:
         references = means.loc[of].to_dict() if of in means.index else published.get('figures')
         return delta_m(run[tasks].to_dict(), references) if references else math.nan
 
-    runs['Delta_m'] = runs.apply(gain, axis=1)
+    runs['Delta_m'] = [gain(run) for _, run in runs.iterrows()]
     return runs.groupby(level=[0, 1], sort=False).agg(['mean', 'std', 'count'])
 
 
-def table(results: Results) -> str:
-    """The Markdown table."""
+def table(results: Results, brief: bool = False) -> str:
+    """The Markdown table of the methods of which anything is finished.
+
+    Args:
+        results: The results.
+        brief: Only what README shows: the methods that are trained first, and fewer columns.
+    """
     groups, means, tasks = grouped(results), frame(results), results['tasks']
     several = len({encoder for encoder, _ in groups}) > 1
     titles = [*tasks, GAIN] if several else [*map(_title, tasks), 'Delta_m [%] ↑']
     header = ['encoder', 'encoder [M]', 'pretraining', 'method', *titles, 'trainable [M]', 'in the encoder [M]']
     header += ['passes', 's/iteration', 'rate x', 'seeds']
     rows = [header, ['---' if name in ('encoder', 'method') else '---:' for name in header]]
-    if not several:
+    if not several and not brief and results['constant_predictor']:
         (constant,) = means.xs('constant predictor', level='method').iloc
         figures = [_mean_std(constant[key]) for key in (*tasks, 'Delta_m')]
         rows += [['', '', '', '*constant predictor*', *figures, '0', '0', '', '', '', '']]
     for (encoder, name), row in means.reindex(groups).iterrows():
         entries, done = groups[encoder, name], int(row.fillna(0)[tasks[0], 'count'])
         failures = [failure for entry in entries for failure in entry['failures']]
+        if not (done or failures) or (brief and name not in SPEC['first']):
+            continue
         figures = [_mean_std(row[key]) for key in (*tasks, 'Delta_m')]
         if not done:
-            missing = all(failure['reason'] == 'not finished' for failure in failures)
-            figures[0] = 'not finished' if missing else 'failed'
+            figures[0] = 'failed'
         size, _, length = encoder.partition('_')
         cells = [size, _number(_millions(entries, 'encoder')), length, METHODS[name].title, *figures]
-        cells += [_number(_millions(entries, *kinds), 3) for kinds in (['trainable'], IN_ENCODER)]
+        cells += [_number(_millions(entries, kind), 3) for kind in ('trainable', 'in_encoder')]
         # An asterisk marks the edge of the grid.
         rates = [rate for entry in entries for rate in entry['rates'] if rate['multiplier'] is not None]
         rates = [f'{rate["multiplier"]:g}' + ('*' if rate['edge_of_grid'] else '') for rate in rates]
@@ -82,15 +88,14 @@ def table(results: Results) -> str:
         finished += ' (some failed)' if done and failures else ''
         seconds = _number(row['seconds', 'mean'], 3)
         rows += [[*cells, METHODS[name].passes, seconds, ' / '.join(rates) or '-', finished]]
-    rows = [row[:-6] + row[-2:] if several else row[3:] for row in rows]
+    rows = [row[:-6] + row[-2:] if several else row[3:-6] + row[-5:-3] + row[-1:] if brief else row[3:] for row in rows]
     lines = ['| ' + ' | '.join(row) + ' |' for row in rows]
     return '\n'.join([lines[0], lines[1].replace(' ', ''), *lines[2:]]) + '\n'
 
 
 def _title(name: str) -> str:
     task = TASKS[name]
-    unit, better = '°' if task.kind == 'vectors' else '%', '↑' if task.higher_is_better else '↓'
-    return f'{name} {task.main_metric} [{unit}] {better}'
+    return f'{name} {task.main_metric} [{task.figure_unit}] {"↑" if task.higher_is_better else "↓"}'
 
 
 def _number(value: float, digits: int = 2) -> str:
@@ -102,10 +107,9 @@ def _mean_std(row: Any) -> str:
     return _number(row['mean']) + ('' if math.isnan(row['std']) else f' ± {row["std"]:.2f}')
 
 
-def _millions(entries: Sequence[Results], *kinds: str) -> float:
-    """Parameters of these kinds in all models of a method; NaN if they were not counted."""
-    counts = [count for entry in entries for count in entry['parameters'] or [{}]]
-    return sum(count.get(kind, math.nan) for count in counts for kind in kinds) / 1e6
+def _millions(entries: Sequence[Results], kind: str) -> float:
+    """Parameters of a kind in all models of a method; NaN until each has one training."""
+    return sum(entry['runs'][0]['counts'][kind] if entry['runs'] else math.nan for entry in entries) / 1e6
 
 
 def report(results: Results) -> str:
@@ -114,16 +118,26 @@ def report(results: Results) -> str:
     if len({encoder for encoder, _ in groups}) == 1:
         source, reference = (results['published'] or {}).get('source'), METHODS.get(results['reference'])
         if reference:
-            seeds = int(frame(results).reindex(groups).fillna(0).xs(results['reference'], level='method').iloc[0, -1])
+            means = frame(results).reindex(groups).fillna(0)
+            seeds = int(means.xs(results['reference'], level='method').iloc[0, -1])
             title = 'single-task models' if reference.passes == 'T models' else reference.title
             source = f'{title} trained here, mean over {seeds} seed{"" if seeds == 1 else "s"}'
         rates = [rate['learning_rate'] for entry in results['models'] for rate in entry['rates']]
         heads = f'the {rates[0]:g} of all heads' if rates else 'that of the heads'
         notes += [note.format(**results['protocol'], source=source, heads=heads) for note in SPEC['notes']]
     failures = [failure for entry in results['models'] for failure in entry['failures']]
-    lines = [f'- {failure["what"]}: {failure["reason"].splitlines()[0]}' for failure in failures]
-    notes += ['Failed or missing (ends of the logs are in the JSON file):', '\n'.join(lines)] if lines else []
+    notes += ['Failed:', '\n'.join(f'- {item["what"]}: {item["reason"]}' for item in failures)] if failures else []
+    if missing := unfinished(results):
+        notes.append(f'Not finished: {", ".join(missing)}.')
     return '\n\n'.join(notes) + '\n'
+
+
+def unfinished(results: Results) -> list[str]:
+    """The rows that miss a seed, with the encoder where there are several."""
+    groups = grouped(results)
+    several = len({encoder for encoder, _ in groups}) > 1
+    short = [key for key, entries in groups.items() if any(len(e['runs']) < results['seeds'] for e in entries)]
+    return [METHODS[name].title + (f' on {encoder}' if several else '') for encoder, name in short]
 
 
 def draw(results: Results, path: Path) -> None:
@@ -132,7 +146,7 @@ def draw(results: Results, path: Path) -> None:
     means = means.loc[[key for key in groups if key in means.index]]
     if len({encoder for encoder, _ in groups}) > 1:
         _draw_encoders(figure.subplots(), groups, means['Delta_m'])
-    elif any(METHODS[name].group == 'stages' for _, name in groups):
+    elif results['table'] == 'stages':
         _draw_stages(figure.subplots(), means.droplevel('encoder'))
     else:
         _draw_methods(figure, groups, means['Delta_m'].dropna(subset='mean').sort_values('mean'), results['seeds'])
@@ -187,6 +201,6 @@ def _draw_encoders(axes: Axes, groups: Groups, gains: Any) -> None:
     )
     axes.axhline(0.0, color='black', linewidth=0.8)
     sizes = [_number(_millions(groups[encoder, 'decoders_only'], 'encoder')) or '?' for encoder in encoders]
-    labels = [f'{encoder} iterations'.replace('_', f' {size} M\n') for encoder, size in zip(encoders, sizes)]
+    labels = [f'{encoder} pictures'.replace('_', f' {size} M\n') for encoder, size in zip(encoders, sizes)]
     axes.set(xlabel='', ylabel=GAIN, xticklabels=labels)
     axes.legend(frameon=False)

@@ -1,4 +1,4 @@
-"""Steps that are more than a command: ``python -m benchmarks.methods.steps STEP KEY=VALUE ... [from FILE ...]``."""
+"""Steps of the workflow: ``python -m benchmarks.methods.steps STEP KEY=VALUE ...``."""
 
 from __future__ import annotations
 
@@ -15,21 +15,27 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine import Config, dump
+from mmengine.config import Config, DictAction
+from mmengine.registry import init_default_scope
 
 from benchmarks.markdown import insert
-from mmvmt.engine.provenance import hardware, package_versions, run_record
+from mmvmt.engine.provenance import hardware, package_versions
 from mmvmt.engine.run_config import schedule_options
 from mmvmt.evaluation import delta_m, main_figures
-from mmvmt.registry import EVALUATOR
-from mmvmt.structures import read_json
+from mmvmt.models import parameter_groups
+from mmvmt.models.parameter_groups import count
+from mmvmt.registry import EVALUATOR, MODELS
+from mmvmt.structures import read_json, read_text
+from mmvmt.synthetic import write_pascal_mt
 
-from .methods import ROOT, SPEC, Comparison
+from .methods import HEADS, ROOT, SPEC, Comparison
+from .methods import MODELS as COMPARED
+from .records import Records, read_records, write
 from .results import draw, report, table
 
 
@@ -40,12 +46,9 @@ def run(arguments: Sequence[str]) -> None:
         sys.exit(code if code > 0 else 128 - code)
 
 
-def resumable(work_dir: Path, config: str, data: Path, options: Sequence[str], inputs: Sequence[str]) -> list[str]:
-    """Run a training, from its last checkpoint if it was stopped and reads what it read then; return its command."""
-    folders = ['--data-root', shown(data), '--work-dir', shown(work_dir)]
-    command = ['tools/train.py', shown(config), *folders, '--cfg-options', *options]
-    contents = [' '.join(command).encode(), *(Path(name).read_bytes() for name in inputs)]
-    started, digest = work_dir / 'started', ' '.join(hashlib.sha256(content).hexdigest() for content in contents)
+def resumable(work_dir: Path, command: Sequence[str], of: str) -> None:
+    """Run a training, from its last checkpoint if it was stopped and was the same then."""
+    started, digest = work_dir / 'started', hashlib.sha256(' '.join([*command, of]).encode()).hexdigest()
     same = started.is_file() and started.read_text() == digest
     if not same:
         shutil.rmtree(work_dir, ignore_errors=True)
@@ -53,7 +56,6 @@ def resumable(work_dir: Path, config: str, data: Path, options: Sequence[str], i
         started.write_text(digest)
     take_gpu()
     run([command[0], *(['--resume'] if same and (work_dir / 'last_checkpoint').is_file() else []), *command[1:]])
-    return command
 
 
 def take_gpu() -> None:
@@ -73,134 +75,254 @@ def take_gpu() -> None:
             return
 
 
-def pretrain(target: str, config: str, iters: str, inputs: Sequence[str]) -> None:
-    """Train an encoder on single objects."""
-    length, work_dir = int(iters), Path(target).resolve().with_suffix('')
-    options = ['randomness.seed=0', f'default_hooks.checkpoint.interval={max(1, length // 10)}']
-    resumable(work_dir, config, Path(inputs[0]).parent, [*options, *schedule_options(length)], inputs)
-    shutil.copy(work_dir / f'iter_{length}.pth', target)
+def here() -> Records:
+    """The records of the folder of a comparison, which steps run in."""
+    return Records(Comparison(read_json('settings.json')['config']))
 
 
-def train(record: str, config: str, seed: str, inputs: Sequence[str], options: str = '', candidate: str = '') -> None:
-    """Train and validate a model, as a trial of half the length for a candidate: ``'lr0.01'``, a rate of the heads, or
-    ``'x0.1'``, a multiple of it for what trains in the encoder. The work dir has the record's name without suffix."""
-    comparison, work_dir = Comparison(read_json('settings.json')), Path(record).resolve().with_suffix('')
-    preset, length = comparison.preset, comparison.values['iters'] // (2 if candidate else 1)
-    rate, multiplier = rates_from(candidate, *(read_json(name) for name in inputs if name.startswith('rates/')))
-    values = preset | dict(seed=seed, rate=rate, factor=1 if multiplier is None else multiplier)
+def trained(records: Records, name: str, rate: float, multiplier: float | None, seed: int) -> dict[str, Any]:
+    """What a trial or a training came to: as recorded, or trained and validated now.
+
+    Args:
+        records: Where it is looked up and noted.
+        name: ``trials/REGIME/MODEL/...`` or ``trainings/REGIME/MODEL/...``, also its work dir.
+        rate: Learning rate of the heads.
+        multiplier: That of what trains in the encoder, as a multiple; None where nothing does.
+        seed: Seed.
+    """
+    record = dict(learning_rate=rate, multiplier=multiplier)
+    known = records.read().get(name)
+    if known and all(known[key] == value for key, value in record.items()):
+        return known
+    kind, regime, model = name.split('/')[:3]
+    comparison, trial = records.comparison, kind == 'trials'
+    values, preset, work_dir = comparison.values, comparison.preset, records.folder / name
+    length = values['iters'] // (values['trial_part'] if trial else 1)
+    values = values | dict(seed=seed, rate=rate, factor=1 if multiplier is None else multiplier)
     values |= dict(checkpoint=max(1, length // 10), log=min(preset['log'], max(1, length // 5)))
+    config, options = comparison.config(regime, model), COMPARED[model].options
     words = [option.format_map(values) for option in (*SPEC['cfg_options'], *preset['cfg_options'])]
-    words += [f'model.backbone.init_cfg.checkpoint={shown(name)}' for name in inputs if name.endswith('.pth')]
-    words += [*schedule_options(length, preset['warm_up']), *shlex.split(options)]
-    command = resumable(work_dir, config, comparison.data_root, words, inputs)
+    words += [f'model.backbone.init_cfg.checkpoint={shown(path)}' for path in [comparison.encoder(regime)] if path]
+    words += [*schedule_options(length, preset['warm_up']), *scene_options(comparison, regime, trial), *options]
+    folders = ['--data-root', shown(comparison.scenes(regime)[0]), '--work-dir', shown(work_dir)]
+    resumable(work_dir, ['tools/train.py', config, *folders, '--cfg-options', *words], records.identity(name))
 
     # What was logged in all its starts; one that was killed may leave half a line.
     files = sorted(work_dir.glob('*/vis_data/scalars.json'))
     log = [json.loads(line) for path in files for line in path.open(encoding='utf-8') if line.endswith('\n')]
-    trained = [entry for entry in log if 'loss' in entry]
+    steps = [entry for entry in log if 'loss' in entry]
     metrics = {key: value for entry in log if entry['step'] == length for key, value in entry.items() if '/' in key}
-    lost = [entry['step'] for entry in trained if not math.isfinite(entry['loss'])]
+    lost = [entry['step'] for entry in steps if not math.isfinite(entry['loss'])]
     if not metrics and not lost:
         # It was stopped between its last iteration and its validation.
-        test = ['tools/test.py', command[1], shown(work_dir / f'iter_{length}.pth'), *command[2:6]]
-        run([*test, '--out', shown(work_dir / 'test'), *(['--cfg-options', *shlex.split(options)] if options else [])])
+        test = ['tools/test.py', config, shown(work_dir / f'iter_{length}.pth'), *folders]
+        run([*test, '--out', shown(work_dir / 'test'), '--cfg-options', *words])
         metrics = read_json(work_dir / 'test' / 'metrics.json')['metrics']
-    figures = main_figures(metrics)
-    error = f'the loss is no number at iteration {lost[0]}' if lost else None
-    if not error and not all(map(math.isfinite, figures.values())):
-        error = f'a figure is no number: {figures}'
+    record |= dict(figures=_rounded(main_figures(metrics)), error=None)
+    if lost:
+        record['error'] = f'the loss is no number at iteration {lost[0]}'
+    elif not all(map(math.isfinite, record['figures'].values())):
+        record['error'] = f'a figure is no number: {record["figures"]}'
+    if trial:
+        for file in [*work_dir.glob('*.pth'), work_dir / 'last_checkpoint']:
+            file.unlink(missing_ok=True)
+        return records.add(name, record)
     # Without a GPU, resident memory of the largest process; Linux counts in KiB.
     resident = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    times = [entry['time'] for entry in trained if 'time' in entry]
-    outcome = dict(learning_rate=rate, multiplier=multiplier, seed=int(seed), metrics=metrics, figures=figures)
-    outcome |= dict(error=error, seconds_per_iteration=statistics.median(times) if times else None)
-    outcome |= dict(peak_memory_mib=max((entry['memory'] for entry in log if 'memory' in entry), default=resident))
-    outcome |= dict(command=shlex.join(['python', *command]), versions=package_versions(), hardware=hardware())
-    dump(outcome, record, indent=1)
-    for file in [*work_dir.glob('*.pth'), work_dir / 'last_checkpoint'] if candidate else ():
-        file.unlink(missing_ok=True)
+    times = [entry['time'] for entry in steps if 'time' in entry]
+    record |= dict(seed=seed, metrics=_rounded(metrics), counts=counts(config, options), machine=machine())
+    record |= dict(seconds=round(statistics.median(times), 4) if times else None)
+    record |= dict(memory_mib=round(max((entry['memory'] for entry in log if 'memory' in entry), default=resident)))
+    return records.add(name, record)
 
 
-def rates_from(candidate: str, chosen: dict[str, Any] | None = None) -> tuple[float, float | None]:
-    """Learning rate and multiplier of a candidate, given the choice for the heads; without one, those chosen."""
-    if candidate.startswith('lr'):
-        return float(candidate.removeprefix('lr')), None
-    return chosen['learning_rate'], float(candidate.removeprefix('x')) if candidate else chosen['multiplier']
+def rendered(comparison: Comparison, regime: str) -> Path:
+    """The folder of the scenes of a regime, complete; those that trials are scored on are the last training scenes."""
+    (folder, count), values = comparison.scenes(regime), comparison.values
+    if comparison.synthetic:
+        train = max(count, values['train']) + values['select']
+        with open(f'{folder}.lock', 'w') as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            write_pascal_mt(folder, train, values['val'], values['size'], overwrite=True, progress=False)
+    return folder
 
 
-def choose(encoder: str, model: str) -> None:
-    """Choose the candidate whose trial has the best Delta_m against the constant predictor."""
-    comparison, edge = Comparison(read_json('settings.json')), None
-    floor = main_figures(read_json('constant_predictor.json')['metrics'])
-    trials = [read_json(name) for name in comparison.trials(encoder, model)]
-    gains = [None if trial['error'] else delta_m(trial['figures'], floor) for trial in trials]
-    if trials:
-        best = max(range(len(trials)), key=lambda place: -math.inf if gains[place] is None else gains[place])
-        if gains[best] is None:
-            sys.exit(f'every trial of {model} on {encoder} diverged')
-        rate, multiplier = trials[best]['learning_rate'], trials[best]['multiplier']
-        edge = {0: 'lowest', len(trials) - 1: 'highest'}.get(best)
-    else:
-        # One candidate needs no trial; heads on another encoder have none: their rate is that of all heads.
-        given = [read_json(name) for name in comparison.heads_rate(encoder, model)]
-        rate, multiplier = rates_from(*(comparison.candidates(encoder, model) or ['']), *given)
-    kept = ('learning_rate', 'multiplier', 'figures', 'error')
-    tried = [{key: trial[key] for key in kept} | dict(delta_m_to_constant=gain) for trial, gain in zip(trials, gains)]
-    choice = dict(learning_rate=rate, multiplier=multiplier, edge_of_grid=edge, tried=tried)
-    dump(choice, f'rates/{encoder}/{model}.json', indent=1)
+def scene_options(comparison: Comparison, regime: str, trial: bool) -> list[str]:
+    """The options that say on which scenes a model trains and is scored. Those that trials are scored on, the last of
+    the training split, are trained on by no trial."""
+    folder, (_, train) = rendered(comparison, regime), comparison.scenes(regime)
+    select = trial or comparison.regimes[regime].scored == 'select'
+    if select:
+        listed = len(read_text(folder / 'ImageSets/Context/train.txt').split())
+        last, train = comparison.values['select'], train or listed - comparison.values['select']
+        if train < 1 or train + last > listed:
+            sys.exit(f'{folder} has {listed} training scenes, too few to train on {train} and score on {last} others')
+    options = [f'train_dataloader.dataset.indices={train}'] if train else []
+    for loader in ('val_dataloader', 'test_dataloader') if select else ():
+        options += [f'{loader}.dataset.split=train', f'{loader}.dataset.indices=-{last}']
+    return options
 
 
-def collect(name: str, config: str, into: str = '.') -> None:
-    """Write what a table's files hold as JSON, Markdown and a picture; what is missing is named as failed."""
-    options, floor = json.loads(config), Path('constant_predictor.json')
-    if not floor.is_file():
-        sys.exit(f'no table of what is finished: {floor} is missing; see logs/constant_predictor.log')
-    comparison, constant = Comparison(options), main_figures(read_json(floor)['metrics'])
-    iters, reference = comparison.values['iters'], comparison.reference(name)
-    given = ' '.join(f'{key}={value}' for key, value in (dict(seeds=len(comparison.seeds)) | options).items())
-    found = run_record() | dict(command=f'snakemake -s benchmarks/methods/Snakefile {name} --config {given}')
-    found |= dict(settings=comparison.settings, preset=comparison.preset, seeds=len(comparison.seeds))
-    found |= dict(tasks=list(constant), constant_predictor=constant, reference=reference)
-    found |= dict(published=None if reference else published(comparison))
-    found |= dict(protocol=SPEC['protocol'] | dict(iterations=iters, sweep_iterations=iters // 2))
-    found |= dict(models=[_contents(entry) for entry in comparison.entries(name)])
-    folder, text = Path(into), report(found)
+def _rounded(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {key: round(value, 4) for key, value in metrics.items()}
+
+
+def counts(config: str, options: Sequence[str]) -> dict[str, int]:
+    """Parameters of a model: all that train, those of them in the encoder, and the encoder's own."""
+    cfg = Config.fromfile(ROOT / config)
+    pairs = (option.split('=', 1) for option in options)
+    cfg.merge_from_dict({key: DictAction._parse_iterable(value) for key, value in pairs})
+    init_default_scope('mmvmt')
+    model = MODELS.build(cfg.model)
+    groups = {name: count(parameters) for name, parameters in parameter_groups(model).items()}
+    in_encoder = sum(groups[name] for name in ('adapters', 'norms_biases', 'encoder_weights'))
+    own = count(model.backbone.parameters()) - count(model.backbone.adapter_parameters())
+    return dict(trainable=sum(groups.values()) - groups['frozen'], in_encoder=in_encoder, encoder=own)
+
+
+def machine() -> str:
+    """Versions and hardware in one line."""
+    versions, parts = package_versions(), hardware()
+    names = [f'{name} {versions[name]}' for name in ('mmvmt', 'torch', 'mmcv', 'mmseg')]
+    return ', '.join([*names, f'{parts["cores"]} cores of {parts["cpu"]}', *parts['gpus']])
+
+
+def train(regime: str, model: str, seed: str) -> None:
+    """Train a model at its rates."""
+    records, name = here(), f'trainings/{regime}/{model}/seed{seed}'
+    chosen = read_json(records.comparison.rates(regime, model))
+    write(Path(f'{name}.json'), trained(records, name, chosen['learning_rate'], chosen['multiplier'], int(seed)))
+
+
+def search(regime: str, model: str) -> None:
+    """Choose the rate of the heads, or a model's multiple of it: trials of a few values, and of further ones while the
+    best is at the edge. Best is the highest Delta_m against decoders only at the first rate of the heads."""
+    records, heads = here(), model == HEADS
+    comparison, seed = records.comparison, SPEC['protocol']['sweep_seed']
+    rates, values = comparison.values['learning_rates'], comparison.values['multipliers']
+    first = rates[len(rates) // 2]
+    rate = None if heads else read_json(f'rates/{regime}/{HEADS}.json')['learning_rate']
+    reference = trained(records, f'trials/{regime}/{HEADS}/lr{first:g}', first, None, seed)
+    if reference['error']:
+        sys.exit(f'{HEADS} diverged at a learning rate of {first:g}, by which others are judged; give lower ones')
+    gains: dict[float, float] = {}
+    new = list(rates if heads else values)
+    while new and (heads or len(values) > 1):
+        for value in new:
+            name = f'trials/{regime}/{model}/' + (f'lr{value:g}' if heads else f'x{value:g}')
+            trial = trained(records, name, *((value, None) if heads else (rate, value)), seed)
+            gains[value] = -math.inf if trial['error'] else delta_m(trial['figures'], reference['figures'])
+        new = wider(gains)
+    best = max(gains, key=gains.get, default=values[0])
+    if gains and gains[best] == -math.inf:
+        sys.exit(f'every trial of {model} in {regime} diverged')
+    edge = (
+        {min(gains, default=None): 'lowest', max(gains, default=None): 'highest'}.get(best) if len(gains) > 1 else None
+    )
+    tried = {f'{value:g}': None if gain == -math.inf else round(gain, 3) for value, gain in sorted(gains.items())}
+    chosen = dict(learning_rate=best, multiplier=None) if heads else dict(learning_rate=rate, multiplier=best)
+    name = f'rates/{regime}/{model}'
+    write(Path(f'{name}.json'), records.add(name, chosen | dict(edge_of_grid=edge, tried=tried)))
+
+
+def wider(gains: Mapping[float, float]) -> list[float]:
+    """The value beyond the best one if that is at an edge, by the factor to its neighbour, until enough were tried."""
+    values = sorted(gains)
+    best = max(values, key=gains.get)
+    if len(values) < 2 or len(values) >= SPEC['protocol']['most'] or best not in (values[0], values[-1]):
+        return []
+    neighbour = values[1] if best == values[0] else values[-2]
+    return [float(f'{best * best / neighbour:.3g}')]
+
+
+def constant() -> None:
+    """Score the constant predictor on the validation scenes."""
+    records, out = here(), Path('constant_predictor.json')
+    if (known := records.read().get(out.stem)) is None:
+        folder = rendered(records.comparison, 'main')
+        config = records.comparison.config('main', HEADS)
+        command = ['tools/analysis/constant_predictor.py', config, '--data-root', shown(folder), '--out', shown(out)]
+        run(command)
+        known = records.add(out.stem, dict(figures=_rounded(main_figures(read_json(out)['metrics']))))
+    write(out, known)
+
+
+def collect(name: str, into: str = '.', directory: str = '.') -> None:
+    """Write a table and its picture from what is finished, of a comparison that may be running."""
+    os.chdir(directory)
+    records, folder = here(), Path(into)
+    found = contents(records.comparison, name, records.read())
+    if not any(entry['runs'] for entry in found['models']):
+        sys.exit(f'no table {name}: none of its trainings is finished')
+    text = report(found)
     folder.mkdir(exist_ok=True)
-    dump(found, folder / f'{name}.json', indent=1)
     (folder / f'{name}.md').write_text(text)
     draw(found, folder / f'{name}.png')
     print(text)
 
 
-def _contents(entry: dict[str, Any]) -> dict[str, Any]:
-    """What the files of a model hold; what is missing or diverged is among its failures."""
-    found: dict[str, Any] = entry | dict(failures=[])
-    for kind in ('parameters', 'rates', 'runs'):
-        found[kind] = []
-        for name in entry[kind]:
-            log = Path('logs', name).with_suffix('.log')
-            lines = log.read_text(errors='replace').splitlines()[-15:] if log.is_file() else []
-            missing = dict(error='\n'.join(['failed', *lines] if lines else ['not finished']))
-            content = read_json(name) if Path(name).is_file() else missing
-            if content.get('error'):
-                found['failures'].append(dict(what=name, reason=content['error']))
-            else:
-                found[kind].append(content)
-    return found
-
-
-def show(results: str, page: str = '', picture: str = '') -> None:
-    """Put the table of earlier results into its place in a page, or draw them again."""
-    found, name = read_json(results), Path(results).stem
+def show(records: str, name: str, page: str = '', picture: str = '') -> None:
+    """Put the table of finished records into its place in a page, or draw it."""
+    found = recorded(Path(records), name)
     if page:
         insert(page, f'<!-- {name}:begin -->', f'<!-- {name}:end -->', table(found))
     if picture:
         draw(found, Path(picture))
 
 
+def recorded(path: Path, name: str) -> dict[str, Any]:
+    """What a file of records has of a table, whatever configs are now."""
+    settings, found = read_records(path)
+    known = {key: value for key, value in settings.items() if key != 'encoder'}
+    if settings['preset'] == 'pascal':
+        known['data_root'] = '.'
+    return contents(Comparison(known), name, found)
+
+
+def contents(comparison: Comparison, name: str, records: Mapping[str, Any]) -> dict[str, Any]:
+    """All that makes a table: what is recorded of its models, and what failed in the working directory."""
+    reference, models = comparison.reference(name), []
+    for entry in comparison.entries(name):
+        found: dict[str, Any] = entry | dict(failures=[])
+        for kind in ('rates', 'runs'):
+            records_of = {
+                file: records.get(file.removesuffix('.json'), dict(error=_failure(file))) for file in entry[kind]
+            }
+            found[kind] = [record for record in records_of.values() if 'of' in record and not record.get('error')]
+            lost = {file: record['error'] for file, record in records_of.items() if record.get('error')}
+            found['failures'] += [dict(what=file, reason=reason) for file, reason in lost.items()]
+        models.append(found)
+    # That of the validation scenes; others are scored on other scenes.
+    scored = {comparison.regimes[entry['encoder']].scored for entry in models}
+    constant = records.get('constant_predictor', {}).get('figures') if scored == {'val'} else None
+    return dict(
+        table=name,
+        models=models,
+        seeds=comparison.seeds,
+        tasks=list(SPEC['methods']['single_task']['tasks']),
+        constant_predictor=constant,
+        reference=reference,
+        published=None if reference else published(comparison),
+        protocol=SPEC['protocol'] | comparison.settings | dict(iterations=comparison.values['iters']),
+    )
+
+
+def _failure(file: str) -> str:
+    """Why what is not recorded is not, if it was tried and is not being tried now."""
+    log, lock = Path('logs', file).with_suffix('.log'), Path(f'{file}.lock')
+    if not log.is_file() or not lock.is_file():
+        return ''
+    with lock.open() as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return ''
+    return f'failed, see {log}'
+
+
 def published(comparison: Comparison) -> dict[str, Any]:
     """The references in the configs, and what they are; none where relative changes against them mean nothing."""
-    config = comparison.config(comparison.main, 'decoders_only')
+    config = comparison.config('main', HEADS)
     evaluator = EVALUATOR.build(Config.fromfile(ROOT / config).val_evaluator)
     if evaluator.foreign_references():
         return dict(figures=None, source=f'nothing: the references in {config} are of another protocol than its own')
@@ -215,11 +337,8 @@ def shown(path: str | Path) -> str:
 
 def main(argv: Sequence[str]) -> None:
     step, *words = argv
-    pairs = list(itertools.takewhile(lambda word: word != 'from', words))
-    arguments: dict[str, Any] = dict(pair.split('=', 1) for pair in pairs)
-    if inputs := words[len(pairs) + 1 :]:
-        arguments['inputs'] = inputs
-    dict(pretrain=pretrain, train=train, choose=choose, collect=collect, show=show)[step](**arguments)
+    steps = dict(train=train, search=search, constant=constant, collect=collect, show=show)
+    steps[step](**dict(word.split('=', 1) for word in words))
 
 
 if __name__ == '__main__':

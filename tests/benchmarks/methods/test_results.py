@@ -1,6 +1,5 @@
 """Means over seeds, tables and pictures."""
 
-import json
 import math
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 from benchmarks.markdown import insert
 from benchmarks.methods.methods import FAMILIES, METHODS
 from benchmarks.methods.results import draw, frame, report, table
-from benchmarks.methods.steps import show
+from benchmarks.methods.steps import recorded
 
 pytest.importorskip('pandas', reason='the tables of the comparison: requirements/optional.txt')
 
@@ -20,16 +19,15 @@ BEGIN, END = '<!-- results:begin -->', '<!-- results:end -->'
 
 def run(seed, semseg, normals, seconds=0.1):
     figures = {key: value for key, value in dict(semseg=semseg, normals=normals).items() if value is not None}
-    return dict(seed=seed, figures=figures, seconds_per_iteration=seconds, peak_memory_mib=100.0)
+    return dict(seed=seed, figures=figures, seconds=seconds)
 
 
-def model(name, runs, trainable=300_000, multiplier=0.2, edge=None, failures=(), encoder='nano_8', size=700_000):
-    adapters = dict(adapters=trainable - 200_000, norms_biases=0, encoder_weights=0)
+def model(name, runs, trainable=300_000, multiplier=0.2, edge=None, failures=(), encoder='main', size=700_000):
+    counts = dict(trainable=trainable, in_encoder=trainable - 200_000, encoder=size)
     return dict(
         encoder=encoder,
         model=name,
-        runs=runs,
-        parameters=[dict(trainable=trainable, encoder=size, **adapters)],
+        runs=[run | dict(counts=counts) for run in runs],
         rates=[dict(learning_rate=4e-3, multiplier=multiplier, edge_of_grid=edge)],
         failures=[dict(what=what, reason=reason) for what, reason in failures],
     )
@@ -37,15 +35,17 @@ def model(name, runs, trainable=300_000, multiplier=0.2, edge=None, failures=(),
 
 @pytest.fixture
 def results():
-    broken = [('trainings/nano_8/vpt_deep/seed0.json', 'exit code 1\nTraceback')]
+    broken = [('trainings/main/vpt_deep/seed0.json', 'the loss is no number')]
     models = [
         model('single_task-semseg', [run(0, 19.0, None), run(1, 21.0, None)], 5_000_000, 1.0, 'highest'),
         model('single_task-normals', [run(0, None, 21.0), run(1, None, 19.0)], 6_000_000),
         model('decoders_only', [run(0, 10.0, 30.0), run(1, 10.0, 30.0)], 200_000, None),
         model('lora', [run(0, 20.0, 18.0)]),
         model('vpt_deep', [], 250_000, failures=broken),
+        model('vpt_shallow', []),
     ]
     return dict(
+        table='results',
         tasks=['semseg', 'normals'],
         seeds=2,
         constant_predictor=dict(semseg=5.0, normals=40.0),
@@ -58,17 +58,17 @@ def results():
 
 def test_means_by_hand(results):
     means = frame(results)
-    single = means.loc['nano_8', 'single_task']
+    single = means.loc['main', 'single_task']
     assert single['semseg'].tolist() == [20.0, pytest.approx(2**0.5), 2]
     assert single['Delta_m'].tolist() == [pytest.approx(0.0), pytest.approx(50**0.5), 2]
     assert single['seconds', 'mean'] == 0.2  # of both models
-    assert math.isnan(means.loc[('nano_8', 'lora'), ('Delta_m', 'std')])
-    assert ('nano_8', 'vpt_deep') not in means.index
+    assert math.isnan(means.loc[('main', 'lora'), ('Delta_m', 'std')])
+    assert ('main', 'vpt_deep') not in means.index
 
 
 def test_a_seed_counts_once_all_its_models_are_there(results):
     results['models'][1]['runs'].pop()
-    single = frame(results).loc['nano_8', 'single_task']
+    single = frame(results).loc['main', 'single_task']
     assert single['semseg'].tolist()[::2] == [19.0, 1]
     assert single['Delta_m', 'mean'] == 0.0
 
@@ -90,10 +90,24 @@ def test_table_by_hand(results):
 
 def test_report_names_failures_and_rates(results):
     text = report(results)
-    assert '- trainings/nano_8/vpt_deep/seed0.json: exit code 1\n' in text
-    assert 'Traceback' not in text
+    assert '- trainings/main/vpt_deep/seed0.json: the loss is no number\n' in text
+    assert 'VPT-shallow |' not in text
+    assert 'Not finished: LoRA, VPT-deep, VPT-shallow.' in text
     assert 'a multiple of the 0.004 of all heads' in text
     assert 'against single-task models trained here, mean over 2 seeds' in text
+
+
+def test_the_brief_table_has_what_is_trained_first(results):
+    rows = [[cell.strip() for cell in line.strip('|').split('|')] for line in table(results, brief=True).splitlines()]
+    assert rows[0] == ['method', *rows[0][1:4], 'in the encoder [M]', 'passes', 'seeds']
+    assert [row[0] for row in rows[2:]] == ['single-task fine-tuning', 'decoders only', 'LoRA']
+    assert rows[2][4:] == ['10.600', 'T models', '2']
+
+
+def test_scenes_that_are_not_reported_have_no_constant(results):
+    text = table(results | dict(constant_predictor=None))
+    assert 'constant' not in text
+    assert '| 20.00 ± 1.41 |' in text
 
 
 def test_without_references_there_is_no_delta(results):
@@ -141,33 +155,20 @@ def test_a_file_without_both_markers_is_refused_and_kept(results, tmp_path, text
     assert readme.read_text() == text
 
 
-COMMITTED = ROOT / 'benchmarks' / 'methods' / 'synthetic'
+RECORDS = ROOT / 'benchmarks' / 'methods' / 'synthetic' / 'records.jsonl'
 
 
-RECORDS = sorted(path for path in COMMITTED.glob('*.json') if path.with_suffix('.md').exists())
-
-
-@pytest.mark.parametrize('path', RECORDS, ids=lambda path: path.stem)
-def test_the_tables_of_the_committed_results(path):
-    assert report(json.loads(path.read_text())) == path.with_suffix('.md').read_text()
-
-
-def test_the_page_has_the_tables_of_the_committed_results(tmp_path):
-    assert {path.stem for path in RECORDS} >= {'results', 'scaling'}
-    page, original = tmp_path / 'benchmark.md', (ROOT / 'docs' / 'benchmark.md').read_text()
-    page.write_text(original.replace('Compacter++', '').replace('VMT-Adapter', ''))
-    shown = [path for path in RECORDS if f'<!-- {path.stem}:begin -->' in original]
-    for path in shown:
-        show(str(path), page=str(page))
-        assert f'<!-- {path.stem}:begin -->\n{table(json.loads(path.read_text()))}<!--' in original
-    assert COMMITTED / 'results.json' in shown
-    assert '| Compacter++ |' in page.read_text()
+@pytest.mark.skipif(not RECORDS.exists(), reason='no comparison is on record')
+def test_the_tables_of_the_committed_records():
+    for path in RECORDS.parent.glob('*.md'):
+        if path.stem != 'README':
+            assert report(recorded(RECORDS, path.stem)) == path.read_text()
 
 
 @pytest.fixture
 def scaling(results):
     models = []
-    for encoder, gain in (('pico_350', 1.0), ('nano_1400', 3.0)):
+    for encoder, gain in (('pico_100k', 1.0), ('nano_400k', 3.0)):
         runs = [run(0, 10.0 + gain, 30.0), run(1, 11.0, 30.0)]
         models.append(model('decoders_only', [run(0, 10.0, 30.0)], multiplier=None, encoder=encoder))
         models.append(model('vmt_adapter', runs, multiplier=0.5, edge='highest', encoder=encoder))
@@ -176,7 +177,17 @@ def scaling(results):
 
 def test_table_and_picture_of_several_encoders(scaling, tmp_path):
     rows = [[cell.strip() for cell in line.strip('|').split('|')] for line in table(scaling).splitlines()]
-    assert rows[3] == ['pico', '0.70', '350', 'VMT-Adapter', '11.00 ± 0.00', '30.00 ± 0.00', '5.00 ± 0.00', '0.5*', '2']
+    assert rows[3] == [
+        'pico',
+        '0.70',
+        '100k',
+        'VMT-Adapter',
+        '11.00 ± 0.00',
+        '30.00 ± 0.00',
+        '5.00 ± 0.00',
+        '0.5*',
+        '2',
+    ]
     assert rows[4][-2:] == ['-', '1 of 2']
     assert rows[5][-3:] == ['10.00 ± 7.07', '0.5*', '2']
     draw(scaling, tmp_path / 'scaling.png')
@@ -184,11 +195,14 @@ def test_table_and_picture_of_several_encoders(scaling, tmp_path):
 
 
 def test_a_method_that_failed_on_one_encoder_has_a_gap(scaling, tmp_path):
-    for entry in scaling['models'][:2]:
-        entry['parameters'] = []
-    scaling['models'][1] |= dict(runs=[], failures=[dict(what='all', reason='not finished')])
+    scaling['models'][1] |= dict(runs=[], failures=[dict(what='all', reason='failed')])
+    scaling['models'][3] |= dict(runs=[], failures=[])
     rows = [[cell.strip() for cell in line.strip('|').split('|')] for line in table(scaling).splitlines()]
-    assert rows[3] == ['pico', '', '350', 'VMT-Adapter', 'not finished', '', '', '0.5*', '0 of 2']
+    assert rows[3] == ['pico', '', '100k', 'VMT-Adapter', 'failed', '', '', '0.5*', '0 of 2']
+    assert len(rows) == 5
+    assert 'Not finished: decoders only on pico_100k, VMT-Adapter on pico_100k, decoders only on nano_400k' in report(
+        scaling
+    )
     draw(scaling, tmp_path / 'scaling.png')
     assert cv2.imread(str(tmp_path / 'scaling.png')) is not None
 
@@ -197,7 +211,7 @@ def test_the_curve_over_the_stages_that_are_filled(results, tmp_path):
     for stage, seconds in ((2, 0.3), (3, 0.2), (4, 0.1)):
         runs = [run(seed, 10.0 + seed, 25.0, seconds) for seed in (0, 1)]
         results['models'].append(model(f'vmt_adapter_from_stage_{stage}', runs))
-    draw(results, tmp_path / 'stages.png')
+    draw(results | dict(table='stages'), tmp_path / 'stages.png')
     picture = cv2.imread(str(tmp_path / 'stages.png')).astype(int)
     # A line, not only points, in the colour of VMT-Adapter (BGR).
     assert (abs(picture - (40, 39, 214)).max(axis=2) < 3).sum() > 1500

@@ -38,7 +38,7 @@ docs: setup ## build the documentation as a site, in site/
 
 benchmark-methods: setup ## compare all methods under one protocol (hours; goes on where it stopped)
 	$(VENV_PYTHON) -m snakemake -s benchmarks/methods/Snakefile --directory $(or $(OUT),work_dirs/comparison) \
-	    --cores $$(nproc) --keep-going --rerun-incomplete $(METHODS_ARGS)
+	    --cores $$(nproc) $(METHODS_ARGS)
 
 benchmark-speed: setup ## measure time and memory on this machine (20 minutes on 2 cores)
 	mkdir -p $(or $(OUT),work_dirs/speed)

@@ -193,7 +193,7 @@ def test_good_links_pass():
         ('python -m no_such_module_anywhere', 'no such module'),
         ('python -c "import"', 'invalid syntax'),
         ('python tools/train.py UNHEARD', 'unknown placeholder UNHEARD'),
-        ('python -m benchmarks.methods.steps show page=README.md', "missing a required argument: 'results'"),
+        ('python -m benchmarks.methods.steps collect into=DIR', "missing a required argument: 'name'"),
         ('snakemake -s benchmarks/methods/Snakefile --config methods=vmt', "unknown method 'vmt'"),
         ('snakemake -s benchmarks/methods/Snakefile --config preset=pascal', 'needs data_root'),
         ('snakemake -s benchmarks/methods/Snakefile --cores 2 sweep', "has no table 'sweep'"),

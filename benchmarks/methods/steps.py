@@ -23,7 +23,7 @@ import torch
 from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
 
-from benchmarks.markdown import insert
+from benchmarks.markdown import has_place, insert
 from mmvmt.engine.provenance import hardware, package_versions
 from mmvmt.engine.run_config import schedule_options
 from mmvmt.evaluation import delta_m, main_figures
@@ -37,6 +37,9 @@ from .methods import HEADS, ROOT, SPEC, Comparison
 from .methods import MODELS as COMPARED
 from .records import Records, read_records, write
 from .results import draw, report, table
+
+PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').rglob('*.md'))]
+"""Where tables may have their place."""
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -261,22 +264,27 @@ def collect(name: str, into: str = '.', directory: str = '.') -> None:
     print(text)
 
 
-def show(records: str, name: str, page: str = '', picture: str = '') -> None:
-    """Put the table of finished records into its place in a page, or draw it."""
-    found = recorded(Path(records), name)
-    if page:
-        insert(page, f'<!-- {name}:begin -->', f'<!-- {name}:end -->', table(found))
-    if picture:
-        draw(found, Path(picture))
+def show(records: str = 'benchmarks/methods/synthetic/records.jsonl') -> None:
+    """Write what a file of records has: tables and pictures beside it, and tables into pages that have a place."""
+    path, tables = ROOT / records, {}
+    for name in SPEC['tables']:
+        found = recorded(path, name)
+        if any(entry['runs'] for entry in found['models']):
+            path.with_name(f'{name}.md').write_text(report(found))
+            draw(found, path.with_name(f'{name}.png'))
+            tables |= {name: table(found)} | ({'headline': table(found, brief=True)} if name == 'results' else {})
+    for page in PAGES:
+        for name, text in tables.items():
+            marks = f'<!-- {name}:begin -->', f'<!-- {name}:end -->'
+            if has_place(page, *marks):
+                insert(page, *marks, text)
 
 
 def recorded(path: Path, name: str) -> dict[str, Any]:
-    """What a file of records has of a table, whatever configs are now."""
+    """What a file of records has of a table, whatever the configs are now."""
     settings, found = read_records(path)
-    known = {key: value for key, value in settings.items() if key != 'encoder'}
-    if settings['preset'] == 'pascal':
-        known['data_root'] = '.'
-    return contents(Comparison(known), name, found)
+    options = {key: value for key, value in settings.items() if key in SPEC['options'] and key != 'encoder'}
+    return contents(Comparison(options), name, found)
 
 
 def contents(comparison: Comparison, name: str, records: Mapping[str, Any]) -> dict[str, Any]:

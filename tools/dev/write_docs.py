@@ -147,7 +147,7 @@ def method_block(methods: Iterable[str], page: Path) -> str:
     pascal = compared.Comparison(dict(preset='pascal', data_root='docs'))  # any folder: no data is read
     configs_of: dict[str, set[str]] = {}
     for model in compared.MODELS:
-        configs_of.setdefault(model.partition('-')[0], set()).add(pascal.config(pascal.main, model))
+        configs_of.setdefault(model.partition('-')[0], set()).add(pascal.config('main', model))
 
     rows, lists, names = [], [], []
     for method in methods:

@@ -9,7 +9,7 @@ import pytest
 from benchmarks.markdown import insert
 from benchmarks.methods.methods import FAMILIES, METHODS
 from benchmarks.methods.results import draw, frame, report, table
-from benchmarks.methods.steps import recorded
+from benchmarks.methods.steps import PAGES, recorded
 
 pytest.importorskip('pandas', reason='the tables of the comparison: requirements/optional.txt')
 
@@ -160,9 +160,11 @@ RECORDS = ROOT / 'benchmarks' / 'methods' / 'synthetic' / 'records.jsonl'
 
 @pytest.mark.skipif(not RECORDS.exists(), reason='no comparison is on record')
 def test_the_tables_of_the_committed_records():
-    for path in RECORDS.parent.glob('*.md'):
-        if path.stem != 'README':
-            assert report(recorded(RECORDS, path.stem)) == path.read_text()
+    for path in set(RECORDS.parent.glob('*.md')) - {RECORDS.with_name('README.md')}:
+        found, mark = recorded(RECORDS, path.stem), f'<!-- {path.stem}:begin -->\n'
+        assert report(found) == path.read_text()
+        for page in (page.read_text() for page in PAGES):
+            assert mark not in page or f'{mark}{table(found)}<!--' in page
 
 
 @pytest.fixture

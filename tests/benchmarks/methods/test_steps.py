@@ -374,12 +374,18 @@ def test_encoders_beside_each_other(finished, monkeypatch):
     assert text.count('| VMT-Adapter |') == 4
 
 
-def test_records_alone_give_a_page_its_table(finished, tmp_path):
-    page = tmp_path / 'page.md'
-    page.write_text('before\n<!-- results:begin -->\n<!-- results:end -->\nafter\n')
-    steps.show(str(finished.path), 'results', page=str(page), picture='picture.png')
-    assert '| VMT-Adapter | 22.00 ± 0.00 |' in page.read_text()
-    assert Path('picture.png').stat().st_size > 10_000
+def test_records_alone_give_pages_their_tables(finished, tmp_path, monkeypatch):
+    for name, content in (('readme', 'headline'), ('page', 'results'), ('other', 'few')):
+        (tmp_path / f'{name}.md').write_text(f'before\n<!-- {content}:begin -->\nold\n<!-- {content}:end -->\nafter\n')
+    monkeypatch.setattr(steps, 'PAGES', sorted(tmp_path.glob('*.md')))
+    steps.show(str(finished.path))
+    readme, page, other = ((tmp_path / f'{name}.md').read_text() for name in ('readme', 'page', 'other'))
+    assert '| VMT-Adapter | 22.00 ± 0.00 |' in readme
+    assert '| VMT-Adapter | 22.00 ± 0.00 |' in page
+    assert ('rate x' in page, 'rate x' in readme, 'old' in page) == (True, False, False)
+    assert 'old' in other
+    assert {path.name for path in tmp_path.glob('*.png')} == {'results.png', 'stages.png', 'variants.png'}
+    assert (tmp_path / 'results.md').read_text().startswith('| method')
 
 
 def test_a_real_trial(tmp_path, monkeypatch):

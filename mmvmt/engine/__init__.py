@@ -8,7 +8,7 @@ from .hooks import (
     RandomnessHook,
     SavePredictionsHook,
 )
-from .optimizers import CPUAmpOptimWrapper, PEFTOptimWrapperConstructor
+from .optimizers import CPUAmpOptimWrapper, PEFTOptimWrapperConstructor, SideBySideOptimWrapperConstructor
 
 __all__ = [
     'AdapterCheckpointHook',
@@ -21,4 +21,5 @@ __all__ = [
     'PEFTOptimWrapperConstructor',
     'RandomnessHook',
     'SavePredictionsHook',
+    'SideBySideOptimWrapperConstructor',
 ]

@@ -3,6 +3,7 @@ from mmvmt.compat import operators
 # ruff: noqa: E402  mmseg imports the operators unguarded: what explains their absence has to come first
 operators('mmseg.models')
 
+from .attribute_classifier import AttributeClassifier
 from .backbones import AdaptedBackbone, AdaptedEncoder, AdaptedSwin, Columnar, Layout, register_layout
 from .data_preprocessor import MultiTaskDataPreProcessor
 from .losses import (
@@ -37,6 +38,7 @@ __all__ = [
     'AdaptedBackbone',
     'AdaptedEncoder',
     'AdaptedSwin',
+    'AttributeClassifier',
     'ClassesOutput',
     'Columnar',
     'DeformableHead',

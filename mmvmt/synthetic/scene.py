@@ -206,7 +206,7 @@ def compose(draw: Draw, aspect: float = 1.0) -> Scene:
     setting = _setting_of(draw, main)
     composer = _Composer(draw, setting, aspect)
     size = max(FOOTPRINTS[main])
-    distance = max(size * draw.uniform(1.25, 2.1), draw.uniform(1.0, 1.5) + 0.5 * size)
+    distance = max(size * draw.uniform(1.05, 1.75), draw.uniform(1.0, 1.5) + 0.5 * size)
     x = draw.uniform(-0.4, 0.4) * composer.half_width * distance
     composer.builder.places.append(Placed(x, -distance, _radius(main)))
     composer.add(main, x, -distance)

@@ -1,4 +1,5 @@
 from .amp import CPUAmpOptimWrapper
 from .constructor import PEFTOptimWrapperConstructor
+from .side_by_side import SideBySideOptimWrapperConstructor
 
-__all__ = ['CPUAmpOptimWrapper', 'PEFTOptimWrapperConstructor']
+__all__ = ['CPUAmpOptimWrapper', 'PEFTOptimWrapperConstructor', 'SideBySideOptimWrapperConstructor']

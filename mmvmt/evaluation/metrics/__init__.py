@@ -3,6 +3,7 @@ from .depth_metric import DepthMetric
 from .edge_metric import EdgeMetric
 from .edge_pictures import EdgePictures
 from .iou_metric import IoUMetric
+from .mean_metric import MeanMetric
 from .normals_metric import NormalsMetric
 from .saliency_metric import SaliencyMetric
 from .values_metric import ValuesMetric
@@ -12,6 +13,7 @@ __all__ = [
     'EdgeMetric',
     'EdgePictures',
     'IoUMetric',
+    'MeanMetric',
     'NormalsMetric',
     'RunningMetric',
     'SaliencyMetric',

@@ -3,12 +3,13 @@
 #   PYTEST_ARGS='...'   more arguments for pytest
 #   TEST_JOBS=1         test processes side by side (default: one per core, at most 8)
 #   DEMO_ARGS='...'     more arguments for tools/demo.py
-#   OUT=DIR             folder of a benchmark (default: work_dirs/comparison, work_dirs/speed)
+#   PRETRAIN_ARGS='...' more arguments for tools/train.py, such as --cfg-options train_dataloader.num_workers=15
+#   OUT=DIR             folder of a benchmark or a pretraining (default: work_dirs/comparison, work_dirs/speed, work_dirs/pretrain)
 #   METHODS_ARGS='...'  more arguments for snakemake, such as a table or --config OPTION=VALUE
 #   SPEED_ARGS='...'    what to measure, and more arguments (default: all)
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test docs benchmark-methods benchmark-speed setup-upstream test-upstream lint format clean distclean
+.PHONY: help setup demo pretrain test docs benchmark-methods benchmark-speed setup-upstream test-upstream lint format clean distclean
 
 VENV_PYTHON := .venv/bin/python
 UPSTREAM_PYTHON := .venv-upstream/bin/python
@@ -16,6 +17,7 @@ PYTHON ?=
 PYTEST_ARGS ?=
 TEST_JOBS ?= $(shell cores=$$(nproc); echo $$((cores < 8 ? cores : 8)))
 DEMO_ARGS ?=
+PRETRAIN_ARGS ?=
 METHODS_ARGS ?=
 SPEED_ARGS ?= all
 export PYTHON
@@ -28,6 +30,11 @@ setup: ## build .venv, once, and again when the requirements change
 
 demo: setup ## render data, train, test and show four tasks on this machine
 	$(VENV_PYTHON) tools/demo.py $(DEMO_ARGS)
+
+pretrain: setup ## train the encoders that ship again (hours on 2 cores; goes on where it stopped)
+	$(VENV_PYTHON) tools/train.py configs/pretrain/swin_nano_pico_attributes.py --amp --resume --work-dir $(or $(OUT),work_dirs/pretrain) \
+	    $(PRETRAIN_ARGS)
+	$(VENV_PYTHON) tools/model_converters/export_encoders.py "$$(cat $(or $(OUT),work_dirs/pretrain)/last_checkpoint)" $(or $(OUT),work_dirs/pretrain)
 
 test: setup ## run the whole test suite
 	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -n $(TEST_JOBS) --dist loadfile $(PYTEST_ARGS)

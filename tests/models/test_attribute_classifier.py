@@ -110,7 +110,7 @@ def test_several_processes_are_refused():
 
 
 def test_the_shipped_config_asks_for_every_attribute_and_has_a_schedule_for_every_encoder():
-    cfg = Config.fromfile(Path(__file__).parents[2] / 'configs/pretrain/swin_nano_pico_synthetic.py')
+    cfg = Config.fromfile(Path(__file__).parents[2] / 'configs/pretrain/swin_nano_pico_attributes.py')
     assert cfg.model.attributes == ATTRIBUTES
     assert list(cfg.param_scheduler) == list(cfg.model.encoders)
     assert max(schedule[-1].begin for schedule in cfg.param_scheduler.values()) == cfg.train_cfg.max_iters

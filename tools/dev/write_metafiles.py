@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 import mmvmt  # noqa: F401  makes mmseg:: and the scope known before a config is read
-from mmvmt.models.parameter_groups import count, parameter_groups
+from mmvmt.models.parameter_groups import count
 from mmvmt.registry import MODELS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -222,10 +222,10 @@ def model_entry(config: Path) -> dict:
     cfg = Config.fromfile(config)
     init_default_scope(cfg.default_scope)
     model = MODELS.build(cfg.model)
-    plugins = cfg.model.backbone.get('plugins') or [dict(cfg=dict(type=''))]
+    # A pretraining has several encoders, none with a method.
+    plugins = cfg.model.get('backbone', {}).get('plugins') or [dict(cfg=dict(type=''))]
     method = plugins[0]['cfg']['type'].rpartition('.')[2]
     collection = {name: entry for entry in COLLECTIONS for name in entry.methods}[method]
-    groups = {name: count(parameters) for name, parameters in parameter_groups(model).items()}
     return {
         'Name': f'{config.parent.name}_{config.stem}',
         'In Collection': collection.name,
@@ -233,8 +233,8 @@ def model_entry(config: Path) -> dict:
         'Metadata': {
             'Training Data': TRAINING_DATA[config.stem.rpartition('_')[2]],
             'Architecture': [encoder_of(config.stem), *([method] if method else [])],
-            'Parameters': sum(groups.values()),
-            'Trainable Parameters': sum(groups.values()) - groups['frozen'],
+            'Parameters': count(model.parameters()),
+            'Trainable Parameters': count(p for p in model.parameters() if p.requires_grad),
         },
     }
 

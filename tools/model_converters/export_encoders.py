@@ -16,7 +16,7 @@ from mmvmt.models.checkpoint import read_checkpoint, state_dict_of
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('checkpoint', help='checkpoint of configs/pretrain/swin_nano_pico_synthetic.py')
+    parser.add_argument('checkpoint', help='checkpoint of configs/pretrain/swin_nano_pico_attributes.py')
     parser.add_argument('folder', type=Path, help='folder to write to')
     parser.add_argument('names', nargs='*', help='encoders of that config (default: all)')
     add_trust_argument(parser)

@@ -91,7 +91,7 @@ def test_the_model_builds(name):
 def test_pipelines_evaluators_and_hooks_build(name):
     cfg = load(name)
     for loader in ('train_dataloader', 'val_dataloader'):
-        for transform in cfg[loader].dataset.pipeline:
+        for transform in cfg[loader].dataset.get('pipeline', ()):
             TRANSFORMS.build(transform)
         assert cfg[loader].num_workers > 0
         assert cfg[loader].persistent_workers

@@ -79,11 +79,12 @@ class Forked:
         arguments: The program and its arguments.
         log: File for the output.
         threads: Threads of PyTorch.
+        more: Variables of the environment.
     """
 
-    def __init__(self, arguments: Sequence[str], log: Path, threads: int = 1) -> None:
+    def __init__(self, arguments: Sequence[Any], log: Path, threads: int = 1, **more: str) -> None:
         log.write_text('')
-        variables = environment(OMP_NUM_THREADS=str(threads))
+        variables = environment(OMP_NUM_THREADS=str(threads), **more)
         self._process = _start_program([str(word) for word in arguments], variables, log, log)
 
     @property

@@ -39,12 +39,12 @@ of_tests = pytest.fixture(autouse=True)(declared_tasks_are_forgotten)
 
 
 @pytest.fixture
-def undrawn(monkeypatch):
-    """Models of full size whose weights are what memory held: drawing them takes longer than all else in a count."""
-    import torch
+def undrawn():
+    """Models of full size are counted, not run, see :func:`tiny.undrawn`."""
+    import tiny
 
-    for name in ('uniform_', 'normal_', 'erfinv_'):
-        monkeypatch.setattr(torch.Tensor, name, lambda tensor, *args, **kwargs: tensor)
+    with tiny.undrawn():
+        yield
 
 
 @pytest.fixture(scope='session')

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
 from mmengine.structures import PixelData
@@ -27,6 +29,15 @@ OUTPUTS: dict[str, dict[str, Any]] = dict(
     depth=dict(type='mmvmt.DepthOutput'),
 )
 CLASSES = dict(semseg=5, human_parts=7)
+
+
+@contextmanager
+def undrawn() -> Iterator[None]:
+    """Weights are what memory held: drawing those of a model of full size takes longer than all else in counting it."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ('uniform_', 'normal_', 'erfinv_'):
+            patch.setattr(torch.Tensor, name, lambda tensor, *args, **kwargs: tensor)
+        yield
 
 
 def perturb(module: torch.nn.Module, seed: int = 0, std: float = 0.2) -> None:

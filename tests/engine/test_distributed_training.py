@@ -91,12 +91,20 @@ def train(config, work_dir, ranks, batch_size):
 
 
 def evaluate(config, checkpoint, out, ranks):
-    arguments = [config, checkpoint, '--work-dir', out / 'log', '--out', out]
+    arguments = ['tools/test.py', config, checkpoint, '--work-dir', out / 'log', '--out', out]
     if ranks == 1:
-        commands.run('tools/test.py', *arguments)
+        commands.run(*arguments)
     else:
-        command = ['tools/dist_test.sh', *map(str, arguments[:2]), str(ranks), *map(str, arguments[2:])]
-        commands.run_command(command, PORT=str(random.SystemRandom().randrange(20_000, 60_000)))
+        # What tools/dist_test.sh has torchrun start is a test of its own; a fork has the packages imported.
+        joined = dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(random.SystemRandom().randrange(20_000, 60_000)))
+        joined |= dict(WORLD_SIZE=str(ranks), LOCAL_WORLD_SIZE=str(ranks))
+        logs = [out.with_suffix(f'.{rank}') for rank in range(ranks)]
+        started = [
+            commands.Forked([*arguments, '--launcher', 'pytorch'], log, RANK=str(rank), LOCAL_RANK=str(rank), **joined)
+            for rank, log in enumerate(logs)
+        ]
+        for process, log in zip(started, logs):
+            assert process.wait() == 0, log.read_text()[-3000:]
     return json.loads((out / 'metrics.json').read_text())['metrics'], sorted(
         p.name for p in (out / 'normals').iterdir()
     )

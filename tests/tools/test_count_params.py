@@ -1,8 +1,12 @@
+import importlib.util
+import io
 import json
 import shutil
+from contextlib import redirect_stdout
 
 import commands
 import pytest
+from tiny import undrawn
 
 
 @pytest.mark.parametrize(
@@ -38,7 +42,12 @@ def table(tmp_path_factory):
     """The rows of the table, what was printed, the page that it was written into, and the rows of the second table."""
     page = tmp_path_factory.mktemp('docs') / 'parameters.md'
     shutil.copy(commands.ROOT / 'docs' / 'parameters.md', page)
-    output = commands.run('tools/analysis/count_params.py', '--table', '--docs', str(page), '--json').stdout
+    spec = importlib.util.spec_from_file_location('count_params', commands.ROOT / 'tools/analysis/count_params.py')
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    with undrawn(), redirect_stdout(io.StringIO()) as printed:
+        assert tool.main(['--table', '--docs', str(page), '--json']) == 0
+    output = printed.getvalue()
     tables = json.loads(output.splitlines()[-1])
     return tables['methods'], output, page, tables['encoders']
 

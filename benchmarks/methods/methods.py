@@ -113,18 +113,18 @@ class Comparison:
         return '' if method == 'single_task' and self.values['published_references'] else method
 
     def entries(self, table: str) -> Iterator[dict[str, Any]]:
-        """Every model of a table, with the names of its files."""
+        """Every model of a table, with the names of its files, and room for what failed."""
         row = SPEC['tables'][table]
         wanted = set(_expanded(row['methods']) or self.methods)
         wanted |= {METHODS[method].rates_of for method in wanted} | {self.reference(table)}
         regimes = [row['regime']] if row['regime'] else self.scaling
-        for name, (model, method) in itertools.product(regimes, MODELS.items()):
+        for name, model in itertools.product(regimes, MODELS):
             if model.partition('-')[0] in wanted:
                 regime = 'main' if name == SPEC['scaling']['shipped'] else name
                 first = self.regimes[regime].first_seed
                 runs = [f'trainings/{regime}/{model}/seed{first + i}.json' for i in range(self.seeds)]
-                entry = dict(encoder=name, model=model, config=self.config(regime, model), options=method.options)
-                yield entry | dict(rates=[self.rates(regime, model)], runs=runs)
+                rates = [self.rates(regime, model)]
+                yield dict(encoder=name, model=model, rates=rates, runs=runs, failures=[])
 
 
 @cache

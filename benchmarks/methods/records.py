@@ -36,12 +36,17 @@ class Records:
         self.read()
 
     def read(self) -> dict[str, dict[str, Any]]:
-        """What is finished of the comparison as it is now."""
+        """All records of the file, by name."""
         if not self.path.is_file():
             return {}
         settings, found = read_records(self.path)
         self._compare(self.path, settings)
-        return {name: record for name, record in found.items() if record['of'] == self.identity(name)}
+        return found
+
+    def find(self, name: str) -> dict[str, Any] | None:
+        """The record of a name, if it counts."""
+        record = self.read().get(name)
+        return record if record and record['of'] == self.identity(name) else None
 
     def identity(self, name: str) -> str | None:
         """What the digest of a record should be; None: there is no such model or regime."""
@@ -52,14 +57,13 @@ class Records:
     def restore(self) -> list[str]:
         """Make the files of the folder those of the records, all as old as each other, so that none of them calls for
         another; return the names of records that do not count any more, whose files go."""
-        found = self.read()
-        gone = [name for name in read_records(self.path)[1] if name not in found] if self.path.is_file() else []
-        for name in gone:
-            (self.folder / f'{name}.json').unlink(missing_ok=True)
-        now = time.time()
-        for name, record in found.items():
+        gone, now = [], time.time()
+        for name, record in self.read().items():
             path = self.folder / f'{name}.json'
-            if not name.startswith('trials/') and not path.exists():
+            if record['of'] != self.identity(name):
+                path.unlink(missing_ok=True)
+                gone.append(name)
+            elif not name.startswith('trials/') and not path.exists():
                 write(path, record)
                 os.utime(path, (now, now))
         return gone

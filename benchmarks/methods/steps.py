@@ -8,14 +8,13 @@ import itertools
 import json
 import math
 import os
-import resource
 import shlex
 import shutil
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,9 @@ from mmengine.registry import init_default_scope
 
 from benchmarks.markdown import has_place, insert
 from mmvmt.engine.provenance import hardware, package_versions
-from mmvmt.engine.run_config import schedule_options
+from mmvmt.engine.run_config import read_config, schedule_options
 from mmvmt.evaluation import delta_m, main_figures
+from mmvmt.evaluation.constant_predictor import score_constant_predictor
 from mmvmt.models import parameter_groups
 from mmvmt.models.parameter_groups import count
 from mmvmt.registry import EVALUATOR, MODELS
@@ -94,7 +94,7 @@ def trained(records: Records, name: str, rate: float, multiplier: float | None, 
         seed: Seed.
     """
     record = dict(learning_rate=rate, multiplier=multiplier)
-    known = records.read().get(name)
+    known = records.find(name)
     if known and all(known[key] == value for key, value in record.items()):
         return known
     kind, regime, model = name.split('/')[:3]
@@ -130,12 +130,9 @@ def trained(records: Records, name: str, rate: float, multiplier: float | None, 
         for file in [*work_dir.glob('*.pth'), work_dir / 'last_checkpoint']:
             file.unlink(missing_ok=True)
         return records.add(name, record)
-    # Without a GPU, resident memory of the largest process; Linux counts in KiB.
-    resident = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     times = [entry['time'] for entry in steps if 'time' in entry]
     record |= dict(seed=seed, metrics=_rounded(metrics), counts=counts(config, options), machine=machine())
     record |= dict(seconds=round(statistics.median(times), 4) if times else None)
-    record |= dict(memory_mib=round(max((entry['memory'] for entry in log if 'memory' in entry), default=resident)))
     return records.add(name, record)
 
 
@@ -172,9 +169,8 @@ def _rounded(metrics: Mapping[str, float]) -> dict[str, float]:
 
 def counts(config: str, options: Sequence[str]) -> dict[str, int]:
     """Parameters of a model: all that train, those of them in the encoder, and the encoder's own."""
-    cfg = Config.fromfile(ROOT / config)
     pairs = (option.split('=', 1) for option in options)
-    cfg.merge_from_dict({key: DictAction._parse_iterable(value) for key, value in pairs})
+    cfg = read_config(str(ROOT / config), {key: DictAction._parse_iterable(value) for key, value in pairs})
     init_default_scope('mmvmt')
     model = MODELS.build(cfg.model)
     groups = {name: count(parameters) for name, parameters in parameter_groups(model).items()}
@@ -219,9 +215,7 @@ def search(regime: str, model: str) -> None:
     best = max(gains, key=gains.get, default=values[0])
     if gains and gains[best] == -math.inf:
         sys.exit(f'every trial of {model} in {regime} diverged')
-    edge = (
-        {min(gains, default=None): 'lowest', max(gains, default=None): 'highest'}.get(best) if len(gains) > 1 else None
-    )
+    edge = {min(gains): 'lowest', max(gains): 'highest'}.get(best) if len(gains) > 1 else None
     tried = {f'{value:g}': None if gain == -math.inf else round(gain, 3) for value, gain in sorted(gains.items())}
     chosen = dict(learning_rate=best, multiplier=None) if heads else dict(learning_rate=rate, multiplier=best)
     name = f'rates/{regime}/{model}'
@@ -240,21 +234,19 @@ def wider(gains: Mapping[float, float]) -> list[float]:
 
 def constant() -> None:
     """Score the constant predictor on the validation scenes."""
-    records, out = here(), Path('constant_predictor.json')
-    if (known := records.read().get(out.stem)) is None:
-        folder = rendered(records.comparison, 'main')
-        config = records.comparison.config('main', HEADS)
-        command = ['tools/analysis/constant_predictor.py', config, '--data-root', shown(folder), '--out', shown(out)]
-        run(command)
-        known = records.add(out.stem, dict(figures=_rounded(main_figures(read_json(out)['metrics']))))
-    write(out, known)
+    records, name = here(), 'constant_predictor'
+    if not (record := records.find(name)):
+        comparison = records.comparison
+        config = read_config(str(ROOT / comparison.config('main', HEADS)), None, str(rendered(comparison, 'main')))
+        record = records.add(name, dict(figures=_rounded(main_figures(score_constant_predictor(config)))))
+    write(Path(f'{name}.json'), record)
 
 
 def collect(name: str, into: str = '.', directory: str = '.') -> None:
     """Write a table and its picture from what is finished, of a comparison that may be running."""
     os.chdir(directory)
     records, folder = here(), Path(into)
-    found = contents(records.comparison, name, records.read())
+    found = contents(records.comparison, name, records.find)
     if not any(entry['runs'] for entry in found['models']):
         sys.exit(f'no table {name}: none of its trainings is finished')
     text = report(found)
@@ -284,48 +276,37 @@ def recorded(path: Path, name: str) -> dict[str, Any]:
     """What a file of records has of a table, whatever the configs are now."""
     settings, found = read_records(path)
     options = {key: value for key, value in settings.items() if key in SPEC['options'] and key != 'encoder'}
-    return contents(Comparison(options), name, found)
+    return contents(Comparison(options), name, found.get)
 
 
-def contents(comparison: Comparison, name: str, records: Mapping[str, Any]) -> dict[str, Any]:
-    """All that makes a table: what is recorded of its models, and what failed in the working directory."""
-    reference, models = comparison.reference(name), []
-    for entry in comparison.entries(name):
-        found: dict[str, Any] = entry | dict(failures=[])
+def contents(comparison: Comparison, name: str, find: Callable[[str], Mapping | None]) -> dict[str, Any]:
+    """All that makes a table.
+
+    Args:
+        comparison: The comparison.
+        name: Of the table.
+        find: Gives the record of a name, or None.
+    """
+    reference, models = comparison.reference(name), list(comparison.entries(name))
+    for entry in models:
         for kind in ('rates', 'runs'):
-            records_of = {
-                file: records.get(file.removesuffix('.json'), dict(error=_failure(file))) for file in entry[kind]
-            }
-            found[kind] = [record for record in records_of.values() if 'of' in record and not record.get('error')]
-            lost = {file: record['error'] for file, record in records_of.items() if record.get('error')}
-            found['failures'] += [dict(what=file, reason=reason) for file, reason in lost.items()]
-        models.append(found)
+            found = {file: find(file.removesuffix('.json')) for file in entry[kind]}
+            entry[kind] = [record for record in found.values() if record and not record.get('error')]
+            lost = {file: record['error'] for file, record in found.items() if record and record.get('error')}
+            entry['failures'] += [dict(what=file, reason=reason) for file, reason in lost.items()]
     # That of the validation scenes; others are scored on other scenes.
     scored = {comparison.regimes[entry['encoder']].scored for entry in models}
-    constant = records.get('constant_predictor', {}).get('figures') if scored == {'val'} else None
+    constant = find('constant_predictor') if scored == {'val'} else None
     return dict(
         table=name,
         models=models,
         seeds=comparison.seeds,
-        tasks=list(SPEC['methods']['single_task']['tasks']),
-        constant_predictor=constant,
+        tasks=SPEC['methods']['single_task']['tasks'],
+        constant_predictor=constant and constant['figures'],
         reference=reference,
         published=None if reference else published(comparison),
-        protocol=SPEC['protocol'] | comparison.settings | dict(iterations=comparison.values['iters']),
+        protocol=SPEC['protocol'] | dict(iterations=comparison.values['iters']),
     )
-
-
-def _failure(file: str) -> str:
-    """Why what is not recorded is not, if it was tried and is not being tried now."""
-    log, lock = Path('logs', file).with_suffix('.log'), Path(f'{file}.lock')
-    if not log.is_file() or not lock.is_file():
-        return ''
-    with lock.open() as held:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return ''
-    return f'failed, see {log}'
 
 
 def published(comparison: Comparison) -> dict[str, Any]:

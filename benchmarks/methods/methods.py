@@ -47,6 +47,8 @@ class Comparison:
                 raise ValueError(f'{key} must be a whole number of at least {least}, got {values[key]!r}')
         for key in ('learning_rates', 'multipliers'):
             values[key] = _positive(key, _listed(values[key]))
+        if not isinstance(values['amp'], bool):
+            raise ValueError(f'amp must be True or False, got {values["amp"]!r}')
         if self.synthetic and (values['data_root'] or values['published_references']):
             raise ValueError('data_root and published_references belong to preset=pascal; scenes are rendered here')
         if not self.synthetic and not values['data_root']:
@@ -82,6 +84,13 @@ class Comparison:
         if name != 'main':
             return ROOT / self.values['encoders'] / f'swin_{name}.safetensors'
         return ROOT / self.values['encoder'] if self.values['encoder'] else None
+
+    def existing_encoder(self, regime: str) -> str | None:
+        """The same, checked."""
+        path = self.encoder(regime)
+        if path and not path.is_file():
+            raise ValueError(f'{path} does not exist: the encoder of {regime}; docs/benchmark.md says what it is')
+        return str(path) if path else None
 
     def encoder_digest(self, regime: str) -> str:
         path = self.encoder(regime)

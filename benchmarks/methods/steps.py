@@ -108,7 +108,8 @@ def trained(records: Records, name: str, rate: float, multiplier: float | None, 
     words += [f'model.backbone.init_cfg.checkpoint={shown(path)}' for path in [comparison.encoder(regime)] if path]
     words += [*schedule_options(length, preset['warm_up']), *scene_options(comparison, regime, trial), *options]
     folders = ['--data-root', shown(comparison.scenes(regime)[0]), '--work-dir', shown(work_dir)]
-    resumable(work_dir, ['tools/train.py', config, *folders, '--cfg-options', *words], records.identity(name))
+    command = ['tools/train.py', config, *(['--amp'] if values['amp'] else []), *folders, '--cfg-options', *words]
+    resumable(work_dir, command, records.identity(name))
 
     # What was logged in all its starts; one that was killed may leave half a line.
     files = sorted(work_dir.glob('*/vis_data/scalars.json'))
@@ -257,19 +258,21 @@ def collect(name: str, into: str = '.', directory: str = '.') -> None:
 
 
 def show(records: str = 'benchmarks/methods/synthetic/records.jsonl') -> None:
-    """Write what a file of records has: tables and pictures beside it, and tables into pages that have a place."""
-    path, tables = ROOT / records, {}
+    """Write what a file of records has of each table into the pages that have a place for it, and draw it."""
+    path = ROOT / records
     for name in SPEC['tables']:
         found = recorded(path, name)
-        if any(entry['runs'] for entry in found['models']):
-            path.with_name(f'{name}.md').write_text(report(found))
-            draw(found, path.with_name(f'{name}.png'))
-            tables |= {name: table(found)} | ({'headline': table(found, brief=True)} if name == 'results' else {})
-    for page in PAGES:
-        for name, text in tables.items():
-            marks = f'<!-- {name}:begin -->', f'<!-- {name}:end -->'
-            if has_place(page, *marks):
-                insert(page, *marks, text)
+        if not any(entry['runs'] for entry in found['models']):
+            continue
+        picture = path.with_name(f'{name}.png')
+        draw(found, picture)
+        for page in PAGES:
+            text = f'{report(found)}\n![{name}]({os.path.relpath(picture, page.parent)})'
+            texts = {name: text} | ({'headline': table(found, brief=True)} if name == 'results' else {})
+            for place, text in texts.items():
+                marks = f'<!-- {place}:begin -->', f'<!-- {place}:end -->'
+                if has_place(page, *marks):
+                    insert(page, *marks, text)
 
 
 def recorded(path: Path, name: str) -> dict[str, Any]:

@@ -107,6 +107,7 @@ def test_passes_and_families_are_those_of_the_models():
         (dict(methods='lora,vmt'), "unknown method 'vmt'; known: variants, stages, readings, later, standard, single"),
         (dict(seeds=0), 'seeds must be a whole number of at least 1, got 0'),
         (dict(iters=3), 'iters must be a whole number of at least 4, got 3'),
+        (dict(amp='fp16'), "amp must be True or False, got 'fp16'"),
         (dict(few='all'), "few must be a whole number of at least 1, got 'all'"),
         (dict(learning_rates='1e-3,fast'), "learning_rates must be positive numbers, got '1e-3, fast'"),
         (dict(multipliers=[0.1, -1]), "multipliers must be positive numbers, got '0.1, -1'"),

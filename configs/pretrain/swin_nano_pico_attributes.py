@@ -6,8 +6,8 @@ batch_size = 256
 max_iters = 6000
 # Iterations by name of a training: 25, 100 and 400 thousand pictures.
 lengths = {'': max_iters, '_400k': 1600, '_100k': 400, '_25k': 100}
-# Every third batch has the size of the scenes, whose stages windows of 5 divide without padding. Small pictures are rendered in half the time.
-sizes = [80, 80, 160]
+# Every fifth batch has the size of the scenes, whose stages windows of 5 divide without padding. Small pictures are rendered in half the time.
+sizes = [80, 80, 80, 80, 160]
 attributes = dict(subject=20, presence=20, count=5, setting=4, view=8, light=8, color=11, texture=11, pose=8)
 nano = dict(
     type='mmvmt.AdaptedSwin',

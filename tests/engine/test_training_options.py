@@ -68,10 +68,12 @@ def test_averaged_weights_follow_their_definition(tiny_config, tmp_path):
 @pytest.mark.skipif(not RECORDS_GRAPHS, reason='needs torch 2.7, which records graphs of the models')
 @pytest.mark.parametrize('training', [True, False])
 def test_encoder_and_heads_are_one_graph(training):
-    model = tiny_model().train(training)
+    model = tiny_model(('semseg', 'normals')).train(training)
     compiled = torch.compile(model.encode_decode, backend='eager', fullgraph=True)
-    for task, logits in compiled(IMAGES).items():
-        torch.testing.assert_close(logits, model.encode_decode(IMAGES)[task], atol=1e-5, rtol=1e-5)
+    expected, got = model.encode_decode(IMAGES), compiled(IMAGES)
+    assert tuple(got) == ('semseg', 'normals')
+    for task, logits in got.items():
+        torch.testing.assert_close(logits, expected[task], atol=1e-5, rtol=1e-5)
     torch._dynamo.reset()
 
 

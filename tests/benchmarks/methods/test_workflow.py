@@ -76,6 +76,7 @@ def test_every_config_exists_and_is_its_own():
     assert all((commands.ROOT / comparison.config(entry['encoder'], entry['model'])).is_file() for entry in scaling)
 
 
+@pytest.mark.usefixtures('undrawn')
 def test_passes_and_families_are_those_of_the_models():
     from mmengine.config import Config, DictAction
 

@@ -464,9 +464,9 @@ def two_steps_on_a_rank(rank, world_size):
     """Losses and final own parameters of every method after two steps; a parameter without gradient would stop DDP."""
     from mmengine.model import MMDistributedDataParallel
 
-    results = {}
+    results, encoder = {}, ENCODERS['AdaptedSwin'] | dict(depths=(1, 2), num_heads=(1, 2), strides=(4, 2))
     for name in sorted(CASES):
-        model = tiny_model(TASKS, plugins_of(name)).train()
+        model = tiny_model(TASKS, plugins_of(name), encoder | dict(out_indices=(0, 1))).train()
         wrapped = MMDistributedDataParallel(model, device_ids=None, find_unused_parameters=False)
         optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-3)
         for step in range(2):

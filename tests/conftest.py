@@ -12,8 +12,8 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 @pytest.fixture(autouse=True, scope='module')
 def imports_stay():
     """What was imported is no garbage: every data set of mmengine asks to look for some, which took half a second."""
-    if gc.get_freeze_count() == 0:  # at first, and where a test of the measurement of speed ended it
-        gc.freeze()
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -145,8 +145,8 @@ def test_ships_no_leftovers(content):
 
 def test_ships_configs_and_tools_for_mim(checkout, content, wheel):
     assert 'mmvmt/.mim/configs/probe/probe.py' in content
-    sources = [path for folder in ('configs', 'demo') for path in files_under(checkout, folder, '*.py')]
-    sources += files_under(checkout, 'tools', '*.*')
+    sources = files_under(checkout, 'configs', '*.py')
+    sources += [path for folder in ('tools', 'demo') for path in files_under(checkout, folder, '*.*')]
     expected = {f'mmvmt/.mim/{path}' for path in sources if not path.startswith('tools/dev/')}
     assert expected | {'mmvmt/.mim/model-index.yml'} <= content
     with zipfile.ZipFile(wheel) as archive:
@@ -169,22 +169,26 @@ def test_source_distribution_builds_the_same_wheel(checkout, content, tmp_path):
         assert set(rebuilt.namelist()) == content
 
 
-def test_installed_wheel_resolves_its_configs(wheel, tmp_path):
+def test_installed_wheel_resolves_its_configs_and_has_their_encoders(wheel, tmp_path):
     site = tmp_path / 'site'
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
-    (tmp_path / 'child.py').write_text("_base_ = 'mmvmt::probe/probe.py'\n")
+    (tmp_path / 'child.py').write_text("_base_ = ['mmvmt::probe/probe.py', 'mmvmt::vmt/swin_nano_synthetic.py']\n")
     script = (
         'import mmengine.config.utils as utils\n'
         "utils.MODULE2PACKAGE['mmvmt'] = 'mmvmt'\n"
         'from mmengine.config import Config\n'
-        "print(Config.fromfile('child.py').work_dir)\n"
+        "cfg = Config.fromfile('child.py')\n"
+        'print(cfg.work_dir, cfg.model.backbone.init_cfg.checkpoint)\n'
     )
     environment = {**os.environ, 'PYTHONPATH': str(site)}
     result = subprocess.run(
         [sys.executable, '-c', script], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
-    assert result.stdout.split() == ['from_the_wheel'], result.stderr
+    assert result.returncode == 0, result.stderr
+    work_dir, checkpoint = result.stdout.split()
+    assert work_dir == 'from_the_wheel'
+    assert Path(checkpoint).samefile(site / 'mmvmt/.mim/demo/weights/swin_nano.safetensors')
 
 
 def test_editable_install_links_configs_and_tools(tmp_path):

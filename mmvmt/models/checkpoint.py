@@ -147,9 +147,12 @@ def state_dict_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def _resize_bias_table(table: Tensor, rows: int) -> Tensor:
-    """Interpolate a relative position bias table ``((2 W - 1)^2, heads)`` to another window size W, as mmseg does."""
+    """Interpolate a relative position bias table ``((2 W - 1)^2, heads)`` to another window size W, as mmseg does.
+
+    In single precision, whatever the file has.
+    """
     old, new = round(table.shape[0] ** 0.5), round(rows**0.5)
-    grid = table.t().reshape(1, -1, old, old)
+    grid = table.t().reshape(1, -1, old, old).float()
     grid = F.interpolate(grid, size=(new, new), mode='bicubic', align_corners=False)
     return grid.reshape(-1, new * new).t().contiguous()
 

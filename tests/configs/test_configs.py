@@ -17,6 +17,7 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 from own_folder import build_own_folder
+from safetensors.torch import load_file
 
 import mmvmt  # noqa: F401
 from mmvmt.models import MultiTaskEncoderDecoder, parameter_groups
@@ -153,6 +154,22 @@ def test_pascal_configs_name_a_published_encoder(name):
     assert init_cfg.type == 'Pretrained'
     assert init_cfg.checkpoint.startswith('https://')
     assert init_cfg.checkpoint.endswith('.pth')
+
+
+@pytest.mark.parametrize('size', ['nano', 'pico'])
+def test_encoders_that_come_with_the_package_load_whole_from_any_folder(size, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    backbone = load(f'vmt/swin_{size}_synthetic.py').model.backbone
+    file = ROOT.parent / f'demo/weights/swin_{size}.safetensors'
+    assert Path(backbone.init_cfg.checkpoint).samefile(file)
+    encoder = MODELS.build(backbone)
+    encoder.init_weights()
+    loaded = {name: value for name, value in encoder.state_dict().items() if not name.startswith(('adapters', 'norm'))}
+    weights = load_file(file)
+    assert {name for name in loaded if not name.endswith('relative_position_index')} == set(weights)
+    for name, value in weights.items():
+        assert value.dtype == torch.float16
+        assert torch.equal(loaded[name], value.float()), name
 
 
 @pytest.mark.parametrize(

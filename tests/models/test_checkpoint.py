@@ -7,6 +7,7 @@ from hostile import ODD_WEIGHTS, write_hostile
 from mmengine.logging.history_buffer import HistoryBuffer
 from mmengine.model import PretrainedInit
 from mmseg.models.backbones.swin import SwinTransformer
+from safetensors.torch import save_file
 from tiny import FOUR_TASKS, SWIN, perturb, tiny_swin
 
 from mmvmt.models.checkpoint import read_checkpoint
@@ -105,14 +106,15 @@ def test_loading_keeps_the_adapters_at_their_start(tmp_path):
     assert bottleneck.down_weight.any()
 
 
-def test_bias_tables_of_another_window_are_interpolated(tmp_path):
-    _, weights = published(window_size=7)
-    torch.save(weights, tmp_path / 'swin.pth')
-    swin = build(tmp_path / 'swin.pth')
+@pytest.mark.parametrize('kind', [torch.float32, torch.float16])
+def test_bias_tables_of_another_window_are_interpolated(kind, tmp_path):
+    weights = {name: value.to(kind) for name, value in published(window_size=7)[1].items()}
+    save_file(weights, tmp_path / 'swin.safetensors')
+    swin = build(tmp_path / 'swin.safetensors')
     key = 'stages.0.blocks.0.attn.w_msa.relative_position_bias_table'
     assert weights[key].shape == (169, 1)
     assert swin.state_dict()[key].shape == (49, 1)
-    grid = weights[key].view(1, 1, 13, 13)
+    grid = weights[key].float().view(1, 1, 13, 13)
     expected = torch.nn.functional.interpolate(grid, size=(7, 7), mode='bicubic', align_corners=False).flatten()
     torch.testing.assert_close(swin.state_dict()[key][:, 0], expected)
 

@@ -26,7 +26,7 @@ from mmvmt.engine.provenance import run_record
 from mmvmt.engine.run_config import schedule_options, set_data_root
 from mmvmt.evaluation import delta_m, main_figures
 from mmvmt.evaluation.constant_predictor import ValidationSamples
-from mmvmt.structures import TASKS, NormalsAxes
+from mmvmt.structures import TASKS, MultiTaskDataSample, NormalsAxes
 from mmvmt.visualization import draw_multi_task
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -254,13 +254,18 @@ def header(tasks: list[str]) -> list[str]:
     return ['method', *named, 'Delta_m [%] ↑', 'trainable', 'of the encoder', 'training [s]']
 
 
+def worth_showing(sample: MultiTaskDataSample) -> tuple[int, bool, int]:
+    """How much there is to see in the truth of a scene: parts of persons, another object, the size of the parts."""
+    parts, objects = (maps[(maps > 0) & (maps != 255)] for maps in (sample.gt.human_parts, sample.gt.semseg))
+    return len(parts.unique()), len(objects.unique()) > 1, len(parts)
+
+
 def draw(demo: Demo, runs: dict[str, list[dict]]) -> Path:
-    """One picture: some validation images, truth, and the predictions of both methods."""
+    """One picture: the validation scenes with the most to see, truth, and the predictions of both methods."""
     cfg = Config.fromfile(ROOT / METHODS['VMT-Adapter'])
     set_data_root(cfg, str(demo.scenes))
-    samples = [s for s in ValidationSamples(cfg) if (s.gt.human_parts != 255).any()]
     sections = []
-    for sample in samples[:: max(1, len(samples) // SHOWN)][:SHOWN]:
+    for sample in sorted(ValidationSamples(cfg), key=worth_showing, reverse=True)[:SHOWN]:
         image = cv2.cvtColor(cv2.imread(sample.img_path), cv2.COLOR_BGR2RGB)
         # Maps are drawn in the size of the image.
         image = image.repeat(ENLARGED, 0).repeat(ENLARGED, 1)

@@ -58,7 +58,7 @@ def write_demo(folder):
     (folder / 'scenes' / 'ImageSets' / 'Context').mkdir(parents=True)
     (folder / 'scenes' / 'ImageSets' / 'Context' / 'val.txt').write_text('scene_7\nscene_8\n')
     work_dir.mkdir()
-    (work_dir / 'last_checkpoint').write_text('/somewhere/iter_1200.pth')
+    (work_dir / 'last_checkpoint').write_text('/somewhere/iter_1000.pth')
     runs = {'decoders only': [], 'VMT-Adapter': [dict(predictions=f'{work_dir.name}/results')]}
     (folder / 'results.json').write_text(json.dumps(dict(runs=runs)))
 
@@ -107,7 +107,7 @@ def test_starts_with_what_the_demo_left(web, monkeypatch, tmp_path):
     folder = tmp_path / web.DEMO_FOLDER
     write_demo(folder)
     trained = web.find_demo(folder)
-    assert (Path(trained.config), trained.checkpoint) == (ROOT / web.DEMO_CONFIG, '/somewhere/iter_1200.pth')
+    assert (Path(trained.config), trained.checkpoint) == (ROOT / web.DEMO_CONFIG, '/somewhere/iter_1000.pth')
     assert [Path(path).name for path in trained.examples] == ['scene_7.jpg', 'scene_8.jpg']
 
 

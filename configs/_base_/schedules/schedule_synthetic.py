@@ -1,4 +1,4 @@
-# AdamW, 1,200 iterations, for rendered scenes.
+# AdamW, 1,000 iterations, for rendered scenes.
 optim_wrapper = dict(
     type='OptimWrapper',
     constructor='mmvmt.PEFTOptimWrapperConstructor',
@@ -7,8 +7,8 @@ optim_wrapper = dict(
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-2, by_epoch=False, begin=0, end=50),
-    dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=False, begin=50, end=1200),
+    dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=False, begin=50, end=1000),
 ]
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=1200, val_interval=1200)
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=1000, val_interval=1000)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')

@@ -144,7 +144,8 @@ def rendered(comparison: Comparison, regime: str) -> Path:
         train = max(count, values['train']) + values['select']
         with open(f'{folder}.lock', 'w') as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            write_pascal_mt(folder, train, values['val'], values['size'], overwrite=True, progress=False)
+            # In this process: most often all is there.
+            write_pascal_mt(folder, train, values['val'], values['size'], jobs=1, overwrite=True, progress=False)
     return folder
 
 

@@ -20,7 +20,7 @@ release = version = mmvmt.__version__
 
 # The source folder is the project's root, so that a link from docs/ to any other file means the same here as there.
 root_doc = 'docs/index'
-include_patterns = ['README.md', 'CONTRIBUTING.md', 'CHANGELOG.md', 'docs/**', 'benchmarks/**.md']
+include_patterns = ['README.md', 'CONTRIBUTING.md', 'CHANGELOG.md', 'docs/**', 'benchmarks/**.md', 'demo/**.md']
 exclude_patterns = ['.*', '*.egg-info', 'build', 'data', 'mmvmt', 'site', 'work_dirs']  # folders not to look into
 
 extensions = ['myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon', 'sphinx.ext.mathjax']

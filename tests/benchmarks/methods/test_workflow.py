@@ -253,10 +253,6 @@ def test_the_comparison_runs_once_and_grows(workflow):
     assert Counter(ran) == Counter({f'search {part}' for part in own} | final)
     for part in own:
         assert ran.index(f'search {part}') < min(ran.index(f'train {part}/{seed}') for seed in range(2))
-    # What matters most is finished first.
-    last = {part: max(ran.index(f'train {part}/{seed}') for seed in range(2)) for part in own}
-    assert last['main/decoders_only'] < ran.index('search main/vmt_adapter') < ran.index('search main/adapter')
-    assert last['main/vmt_adapter'] < last['main/adapter']
     if version('snakemake') == PINNED:
         # Others start more than two at once, as they forget the core of a job that was the only one to be started.
         spans = [tuple(map(float, span)) for span in re.findall(r'^ran: (\S+) (\S+)$', workflow.ran.read_text(), re.M)]
@@ -266,8 +262,12 @@ def test_the_comparison_runs_once_and_grows(workflow):
     assert settings['config'] == dict(methods=config[0].split('=')[1], seeds=2, encoder=str(workflow.encoder))
     assert json.loads((workflow.folder / 'records.jsonl').read_text())['settings'] == settings['settings']
 
-    workflow('--cores', '2', '-q', 'all', config=('methods=adapter', 'seeds=3'))
-    assert sorted(workflow.steps()) == sorted(f'train {part}/2' for part in [*own[1:5], 'main/adapter'])
+    # What matters most is finished first; two that start at once may do so in either order, one after another not.
+    workflow('--cores', '1', '-q', 'all', config=('methods=adapter,vmt_adapter,decoders_only', 'seeds=3'))
+    ran = workflow.steps()
+    assert [ran[0], *sorted(ran[1:5]), *ran[5:]] == [
+        f'train {part}/2' for part in [own[0], *sorted(own[1:5]), *own[5:]]
+    ]
     # A rate that is newer calls for new trainings.
     (workflow.folder / 'rates/main/adapter.json').write_text('{}')
     workflow('--cores', '2', '-q', 'all', config=('methods=adapter', 'seeds=1'))

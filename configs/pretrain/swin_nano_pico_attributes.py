@@ -55,8 +55,8 @@ param_scheduler = {
     name + length: [
         dict(type='LinearLR', start_factor=1e-2, by_epoch=False, begin=0, end=min(300, iters // 5)),
         dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=False, begin=min(300, iters // 5), end=iters),
-        # Done: mmengine's cosine ends a step before 0.
-        dict(type='ConstantLR', factor=0.0, by_epoch=False, begin=iters),
+        # Done: mmengine's cosine ends a step before 0. The end is far off, since at its end the factor is taken back.
+        dict(type='ConstantLR', factor=0.0, by_epoch=False, begin=iters, end=10**9),
     ]
     for name in ('nano', 'pico')
     for length, iters in lengths.items()

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import ConstantLR
+from mmengine.runner import Runner
 
 from mmvmt.datasets import RenderedPictures
 from mmvmt.engine import SideBySideOptimWrapperConstructor
@@ -114,3 +115,16 @@ def test_the_shipped_config_asks_for_every_attribute_and_has_a_schedule_for_ever
     assert cfg.model.attributes == ATTRIBUTES
     assert list(cfg.param_scheduler) == list(cfg.model.encoders)
     assert max(schedule[-1].begin for schedule in cfg.param_scheduler.values()) == cfg.train_cfg.max_iters
+
+
+def test_the_shipped_config_trains(tmp_path):
+    cfg = Config.fromfile(Path(__file__).parents[2] / 'configs/pretrain/swin_nano_pico_attributes.py')
+    cfg.work_dir = str(tmp_path)
+    cfg.train_cfg.update(max_iters=2, val_interval=2)
+    cfg.train_dataloader.update(batch_size=2, num_workers=0, persistent_workers=False)
+    cfg.train_dataloader.dataset.update(batch_size=2, size=[40, 40])
+    cfg.val_dataloader.update(batch_size=2, num_workers=0, persistent_workers=False)
+    cfg.val_dataloader.dataset.update(num_samples=2, size=40)
+    model = Runner.from_cfg(cfg).train()
+    assert all(weight.isfinite().all() for weight in model.state_dict().values())
+    assert (tmp_path / 'iter_2.pth').is_file()

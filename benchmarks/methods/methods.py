@@ -58,9 +58,9 @@ class Comparison:
                 raise ValueError(f'{key}: {ROOT / str(values[key])} does not exist')
         self.seeds, self.methods = values['seeds'], _expanded(_listed(values['methods']))
         self.regimes = {name: Regime(**row) for name, row in SPEC['regimes'].items()}
-        sizes, lengths = SPEC['scaling']['sizes'], SPEC['scaling']['lengths']
-        self.scaling = [f'{size}_{length}' for size in sizes for length in lengths] if self.synthetic else []
-        self.regimes |= {name: self.regimes['main']._replace(encoder=name) for name in self.scaling}
+        self.scaling = SPEC['scaling'] if self.synthetic else {}
+        main = self.regimes['main']
+        self.regimes |= {name: main._replace(encoder=name) if path else main for name, path in self.scaling.items()}
         self.tables = [name for name, row in SPEC['tables'].items() if row['regime'] or self.scaling]
         # What all results that are compared share.
         self.settings = {key: value for key, value in values.items() if key not in SPEC['free']}
@@ -82,7 +82,7 @@ class Comparison:
         """Encoder weights of a regime; None: the URL in the configs."""
         name = self.regimes[regime].encoder
         if name != 'main':
-            return ROOT / self.values['encoders'] / f'swin_{name}.safetensors'
+            return ROOT / self.scaling[name]
         return ROOT / self.values['encoder'] if self.values['encoder'] else None
 
     def existing_encoder(self, regime: str) -> str | None:
@@ -126,10 +126,10 @@ class Comparison:
         row = SPEC['tables'][table]
         wanted = set(_expanded(row['methods']) or self.methods)
         wanted |= {METHODS[method].rates_of for method in wanted} | {self.reference(table)}
-        regimes = [row['regime']] if row['regime'] else self.scaling
+        regimes = [row['regime']] if row['regime'] else list(self.scaling)
         for name, model in itertools.product(regimes, MODELS):
             if model.partition('-')[0] in wanted:
-                regime = 'main' if name == SPEC['scaling']['shipped'] else name
+                regime = 'main' if self.regimes[name] == self.regimes['main'] else name
                 first = self.regimes[regime].first_seed
                 runs = [f'trainings/{regime}/{model}/seed{first + i}.json' for i in range(self.seeds)]
                 rates = [self.rates(regime, model)]

@@ -19,7 +19,7 @@ from benchmarks.methods.records import Records
 from mmvmt.registry import MODELS
 
 OPTIONS = dict(iters=8, train=6, few=4, many=12, select=2, val=2, size=32, seeds=2, methods='decoders_only,vmt_adapter')
-OPTIONS |= dict(multipliers='0.1,0.3,0.9', learning_rates='0.002,0.004,0.008')
+OPTIONS |= dict(trial_part=2, amp=True, multipliers='0.1,0.3,0.9', learning_rates='0.002,0.004,0.008')
 METRICS = {'semseg/mIoU': 20.0, 'human_parts/mIoU': 15.0, 'saliency/mIoU': 40.0, 'normals/mean': 25.0}
 TRAINED = [*(model for model in COMPARED if model.startswith('single_task-')), 'decoders_only', 'vmt_adapter']
 
@@ -117,7 +117,7 @@ def test_a_training_has_the_chosen_rates_and_says_what_it_came_to(folder, machin
     assert options['optim_wrapper.paramwise_cfg.adapter_lr_mult'] == '0.5'
     assert options['optim_wrapper.paramwise_cfg.encoder_lr_mult'] == '0.5'
     assert (options['train_cfg.max_iters'], options['param_scheduler.0.end']) == ('8', '1')
-    assert (options['randomness.seed'], options['train_dataloader.batch_size']) == ('1', '8')
+    assert (options['randomness.seed'], options['train_dataloader.batch_size']) == ('1', '4')
     assert options['train_dataloader.dataset.pipeline.2.crop_size'] == '(32,32)'
     assert options['train_dataloader.dataset.indices'] == '6'
     assert options['model.backbone.init_cfg.checkpoint'] == str(folder / 'encoder.safetensors')
@@ -337,13 +337,11 @@ def test_what_is_finished_is_shown_and_what_is_missing_named(finished):
 
 
 def test_encoders_beside_each_other(finished, monkeypatch):
-    scaling = dict(sizes=['pico', 'nano'], lengths=['100k', '400k'], shipped='nano_400k')
-    monkeypatch.setitem(SPEC, 'scaling', scaling)
-    Path('encoders').mkdir()
-    for name in ('pico_100k', 'pico_400k', 'nano_100k'):
-        Path(f'encoders/swin_{name}.safetensors').write_text(name)
-    options = json.loads(Path('settings.json').read_text())['config'] | dict(encoders=str(Path('encoders').resolve()))
-    records = Records(Comparison(options))
+    encoders = {name: Path(f'{name}.safetensors').resolve() for name in ('pico_100k', 'pico_400k', 'nano_100k')}
+    for name, path in encoders.items():
+        path.write_text(name)
+    monkeypatch.setitem(SPEC, 'scaling', encoders | dict(nano_400k=None))
+    records = Records(Comparison(json.loads(Path('settings.json').read_text())['config']))
     records.begin('')
     known = finished.read()
     for entry in records.comparison.entries('scaling'):
@@ -374,7 +372,9 @@ def test_records_alone_give_pages_their_tables(finished, tmp_path, monkeypatch):
     assert '| VMT-Adapter | 22.00 ± 0.00 |' in page
     assert ('rate x' in page, 'rate x' in readme, 'old' in page) == (True, False, False)
     assert 'old' in other
-    assert {path.name for path in tmp_path.glob('*.png')} == {'results.png', 'stages.png', 'variants.png'}
+    assert {path.name for path in tmp_path.glob('*.png')} == {
+        f'{name}.png' for name in ('results', 'scaling', 'stages', 'variants')
+    }
     assert '![results](results.png)\n<!-- results:end -->' in page
 
 

@@ -6,3 +6,5 @@ _base_ = [
     '../_base_/synthetic_runtime.py',
 ]
 model = dict(backbone=dict(plugins=[dict(cfg=dict(type='mmvmt.FullFineTuning'))]))
+# At the rate of the heads the encoder would forget what it was pretrained for.
+optim_wrapper = dict(paramwise_cfg=dict(encoder_lr_mult=0.1))

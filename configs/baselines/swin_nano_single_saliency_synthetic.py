@@ -15,3 +15,5 @@ val_dataloader = dict(dataset=dict(tasks=tasks))
 test_dataloader = val_dataloader
 val_evaluator = dict(metrics=dict(_delete_=True, saliency={{_base_.val_evaluator.metrics.saliency}}))
 test_evaluator = val_evaluator
+# At the rate of the heads the encoder would forget what it was pretrained for.
+optim_wrapper = dict(paramwise_cfg=dict(encoder_lr_mult=0.1))

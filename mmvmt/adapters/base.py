@@ -185,12 +185,13 @@ class Method(nn.Module):
             for offset in self.offsets[task].parameters():
                 nn.init.zeros_(offset)
 
-    def substitutes(self, encoder: nn.Module, task: str | None) -> dict[str, Tensor]:
+    def substitutes(self, encoder: nn.Module, task: str | None, generated: Any) -> dict[str, Tensor]:
         """What stands in for parameters of the encoder in a pass, by their names.
 
         Args:
             encoder: The encoder.
             task: The task of the pass; None unless :attr:`per_task`.
+            generated: What :meth:`generate` made of it.
         """
         if not hasattr(self, 'offsets'):
             return {}

@@ -198,9 +198,9 @@ class DiTASK(BranchingMethod):
             tails[owner][site.key] = weight
         return Weights({site.key: weight for site, weight in zip(shared, of_shared)}, tails)
 
-    def substitutes(self, encoder: nn.Module, task: str | None) -> dict[str, Tensor]:
+    def substitutes(self, encoder: nn.Module, task: str | None, generated: Weights) -> dict[str, Tensor]:
         """The shared stream's weights."""
-        return {self._names[key]: weight for key, weight in self.generated(None).shared.items()}
+        return {self._names[key]: weight for key, weight in generated.shared.items()}
 
     def adapt(
         self, site: Site, inputs: Tensor, outputs: Tensor, task: str | None, generated: Any

@@ -167,9 +167,9 @@ class LoRA(Mergeable):
     def copied_parameters(self, encoder: nn.Module) -> Iterable[nn.Parameter]:
         return self._norm_parameters(encoder) if self.norms and self.per_task else ()
 
-    def substitutes(self, encoder: nn.Module, task: str) -> dict[str, Tensor]:
+    def substitutes(self, encoder: nn.Module, task: str, generated: Any) -> dict[str, Tensor]:
         """As in the base class; nothing while merged, when the encoder's norms hold the offsets."""
-        return {} if self.is_merged else super().substitutes(encoder, task)
+        return {} if self.is_merged else super().substitutes(encoder, task, generated)
 
     def merge_into(self, encoder: nn.Module) -> None:
         r"""Add :math:`\frac{\alpha}{r} B A` to the encoder's weights, and the offsets of a single task to its norms."""

@@ -129,7 +129,7 @@ class SSF(Mergeable):
         # A layer without a bias cannot hold the shift.
         return outputs + scale_shift.shift if site.key in self.biasless else outputs, None
 
-    def substitutes(self, encoder: nn.Module, task: str | None) -> dict[str, Tensor]:
+    def substitutes(self, encoder: nn.Module, task: str | None, generated: Any) -> dict[str, Tensor]:
         """Weights and biases of norms and patch embedding; nothing while merged."""
         if self.is_merged:
             return {}

@@ -359,9 +359,14 @@ def test_bfloat16_autocast_runs_and_trains(method, encoder):
 
 @pytest.mark.parametrize('tasks', [('semseg',), (*FOUR_TASKS, 'depth', 'edge')])
 @torch.no_grad()
-def test_any_number_of_tasks(method, encoder, tasks):
-    adapted = tiny_encoder(encoder, tasks=tasks, plugins=plugins_of(method))
+def test_any_number_of_tasks_each_generated_for_once(method, encoder, tasks, monkeypatch):
+    adapted = tiny_encoder(encoder, tasks=tasks, plugins=plugins_of(method)).train()
+    (adapter,), made = adapted.adapters, []
+    generate = adapter.generate
+    monkeypatch.setattr(adapter, 'generate', lambda task: made.append(task) or generate(task))
     assert tuple(adapted(IMAGES)) == tasks
+    if type(adapter).generate is not Method.generate:
+        assert made == (list(tasks) if adapter.per_task else [None])
 
 
 @torch.no_grad()

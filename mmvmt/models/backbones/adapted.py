@@ -302,9 +302,10 @@ class AdaptedEncoder(BaseModule):
 
     def own_parameters(self) -> dict[str, nn.Parameter]:
         """Parameters of the pretrained encoder by name: without adapters and output norms."""
-        children = self._own_children().items()
-        own = {f'{name}.{key}': p for name, child in children for key, p in child.named_parameters()}
-        return own | dict(self.named_parameters(recurse=False))
+        own = dict(self.named_parameters(recurse=False))
+        for name, child in self._own_children().items():
+            own |= child.named_parameters(prefix=name)
+        return own
 
     def adapter_parameters(self) -> list[nn.Parameter]:
         """The adapters' own parameters."""
@@ -330,8 +331,7 @@ class AdaptedEncoder(BaseModule):
 
     def pretrained_names(self) -> set[str]:
         """Names in the ``state_dict`` of what the pretrained encoder alone determines: frozen parameters, buffers."""
-        children = self._own_children().items()
-        buffers = {f'{name}.{key}' for name, child in children for key, _ in child.named_buffers()}
+        buffers = {f'{name}.{key}' for name, child in self._own_children().items() for key, _ in child.named_buffers()}
         return (set(self._frozen) | buffers) & set(self.state_dict())
 
     def set_trained_tasks(self, tasks: Sequence[str] | None) -> None:
@@ -340,10 +340,8 @@ class AdaptedEncoder(BaseModule):
         Raises:
             ValueError: A plugin does not say which of its parts belong to a task.
         """
-        kept = None
-        if tasks is not None:
-            kept = [p for adapter in self.adapters for task in tasks for p in adapter.task_parameters(task)]
-        self._training_subset.set(self, kept)
+        kept = [p for adapter in self.adapters for task in tasks or () for p in adapter.task_parameters(task)]
+        self._training_subset.set(self, None if tasks is None else kept)
 
     def add_task(self, task: str) -> None:
         """Give every adapter the parts of a further task.

@@ -135,7 +135,7 @@ def run_passes(encoder: AdaptedEncoder, image: Tensor, tasks: tuple[str, ...]) -
         The stream behind the last block for every task; what leaves the stages are its ``taps``.
     """
     generated = tuple(None if a.per_task else (a.generated(None),) for a in encoder.adapters)
-    common = Pass((None,), generated, (_substitutes(encoder, None),))
+    common = Pass((None,), generated, (_substitutes(encoder, None, generated),))
     blocks = encoder.block_indices()
     if not encoder.per_task:
         return dict.fromkeys(tasks, _run(encoder, _embed(encoder, image, common), blocks, common, tasks))
@@ -146,7 +146,7 @@ def run_passes(encoder: AdaptedEncoder, image: Tensor, tasks: tuple[str, ...]) -
         )
         for task in tasks
     ]
-    substitutes = [_substitutes(encoder, task) for task in tasks]
+    substitutes = [_substitutes(encoder, task, of) for task, of in zip(tasks, of_task)]
     first = _first_of_task(encoder, substitutes[0])
     substitutes = [_joined(common.substitutes[0], of) for of in substitutes]
     shared = None
@@ -200,17 +200,17 @@ def as_type(features: Any, dtype: torch.dtype) -> Any:
     return type(features)(as_type(feature, dtype) for feature in features)
 
 
-def _substitutes(encoder: AdaptedEncoder, task: str | None) -> dict[str, Parameters]:
+def _substitutes(encoder: AdaptedEncoder, task: str | None, generated: Sequence[Any]) -> dict[str, Parameters]:
     """What stands in for parameters in the pass of a task, by the part that is run with it; None: in all passes.
 
     Raises:
         ValueError: Two methods have copies of the same parameter, or one is none of a part of the encoder.
     """
     parts: dict[str, Parameters] = {}
-    for adapter in encoder.adapters:
-        for name, tensor in (
-            adapter.substitutes(encoder, task).items() if adapter.per_task == (task is not None) else ()
-        ):
+    for adapter, given in zip(encoder.adapters, generated):
+        if adapter.per_task != (task is not None):
+            continue
+        for name, tensor in adapter.substitutes(encoder, task, given[0]).items():
             part, parameter = encoder.part_names.locate(name)
             if part is None:
                 raise ValueError(f'{type(adapter).__name__} cannot copy {name!r} per task')

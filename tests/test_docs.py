@@ -112,6 +112,14 @@ def test_written_pages_are_up_to_date():
     assert stale == [], 'run python tools/dev/write_docs.py'
 
 
+def test_pages_have_the_figures_of_the_demo():
+    table = (ROOT / 'benchmarks/demo/results.md').read_text().strip()
+    assert table in (ROOT / 'docs/getting_started.md').read_text()
+    header, *rows = ([cell.strip() for cell in line.strip('|').split('|')] for line in table.splitlines())
+    (gain,) = (dict(zip(header, row))['Delta_m [%] ↑'] for row in rows if row[0] == 'VMT-Adapter')
+    assert f'VMT-Adapter over decoders only, Delta_m | {float(gain):+.1f} % |' in (ROOT / 'README.md').read_text()
+
+
 # What is written there ------------------------------------------------------------------------------------------------
 
 

@@ -129,7 +129,7 @@ def test_regimes_differ_in_scenes_seeds_and_rates():
     assert comparison.scenes('few')[0] == comparison.scenes('main')[0] != comparison.scenes('many')[0]
     entries = {entry['model']: entry for table in ('readings', 'few') for entry in comparison.entries(table)}
     assert entries['vmt_adapter']['runs'][1] == 'trainings/few/vmt_adapter/seed1.json'
-    assert entries['vmt_adapter']['rates'] == ['rates/few/vmt_adapter.json']
+    assert entries['vmt_adapter']['rates'] == ['rates/main/vmt_adapter.json']
     reading = next(entry for entry in comparison.entries('readings') if entry['model'] == 'decoders_only')
     assert reading['rates'] == ['rates/main/decoders_only.json']
     assert reading['runs'] == [f'trainings/readings/decoders_only/seed{seed}.json' for seed in (101, 102)]
@@ -207,8 +207,8 @@ def test_dry_runs_of_all_tables(workflow):
     # Four single-task models, heads, fine-tuning of everything, VMT-Adapter, two variants, three with later stages.
     main, labels, readings = 4 + 3 + 2 + 3, 7 + 4, len(GROUPS['readings'])
     assert found['training'] == 3 * (main + 2 * labels + readings + 1)
-    # Variants have the rates of VMT-Adapter, readings those of the main regime.
-    assert found['rate'] == main - 2 + 2 * labels + readings
+    # Variants have the rates of VMT-Adapter, all others those of the main regime: four methods more than above.
+    assert found['rate'] == main - 2 + 4 + readings
     assert found['table'] == 5
 
 

@@ -131,6 +131,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     'timm.Eva, learned rotations': dict(model_name='vit_small_patch16_rope_mixed_224'),
     'timm.Hiera, windows': dict(model_name='hiera_base_abswin_256', num_heads=1),
     'timm.ConvNeXt, V2': dict(model_name='convnextv2_atto'),
+    'timm.ConvNeXt, conv_mlp': dict(conv_mlp=True),
     'timm.MultiScaleVit, class token': dict(model_name='mvitv2_cls_of_tests'),
 }
 

@@ -103,7 +103,7 @@ class VMTAdapter(Method):
         F_t &= X + s \sum_l (\gamma_t^l \odot a^l + \beta_t^l)
 
     The stream h' does not depend on the task, so the encoder runs once for any number of tasks. F_t is the feature of
-    task t that leaves a stage with output X and blocks l; x is h or LN(h).
+    task t that leaves a stage with output X and blocks l; x is what the MLP reads, LN(h), or h.
 
     With ``start='up'`` W_up is zero and gamma is one: a = 0, and all is as in the frozen network. With
     ``start='gamma'`` gamma is zero and W_up is not: F_t = X for every task, but the stream moves away from that of the
@@ -114,7 +114,8 @@ class VMTAdapter(Method):
         tasks: Task names.
         reduction: Block width over bottleneck width, rho; the bottleneck is ``floor(d / rho)``.
         activation: ``'gelu'``, ``'relu'``, ``'silu'`` or ``'identity'``.
-        input: What the adapter reads: ``'stream'``, x is h; or ``'normed'``, x is LN(h), as for the MLP.
+        input: What the adapter reads: ``'normed'``, x is what the MLP reads, LN(h), or h where the encoder's norms stand
+            behind its MLPs; or ``'stream'``, x is h.
         scale: The factor s: a number, or ``'learned'`` for one trained scalar per block.
         scale_start: Where a learned s starts.
         tap: ``'all'`` blocks of a stage feed F_t, or the ``'last'`` filled one only.
@@ -128,6 +129,7 @@ class VMTAdapter(Method):
 
     positions = ('ffn',)
     tied = False
+    former_defaults = dict(input='stream')
 
     def __init__(
         self,
@@ -136,7 +138,7 @@ class VMTAdapter(Method):
         *,
         reduction: float = 4,
         activation: str = 'gelu',
-        input: str = 'stream',
+        input: str = 'normed',
         scale: float | str = 1.0,
         scale_start: float = 1.0,
         tap: str = 'all',

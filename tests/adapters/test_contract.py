@@ -131,7 +131,7 @@ VARIANTS = {
         dict(
             type='mmvmt.VMTAdapter',
             reduction=2,
-            **dict(input='normed', scale='learned', scale_start=0, tap='last', shift=False, start='gamma'),
+            **dict(input='stream', scale='learned', scale_start=0, tap='last', shift=False, start='gamma'),
         ),
         sum(2 * d * (d // 2) + d // 2 + d + 1 for d in WIDTHS) + 4 * sum((8, 16, 32, 64)),
     ),

@@ -4,13 +4,14 @@ import io
 
 import pytest
 import torch
-from encoders import ENCODERS, adapted
+from encoders import ENCODERS, VARIANTS, adapted
 from test_contract import CASES, DECLARED_START
 from tiny import FOUR_TASKS, batch, losses_of, tiny_encoder, tiny_model
 
 from mmvmt.adapters.base import SLOTS
 from mmvmt.models import AdaptedBackbone
 from mmvmt.models.backbones.layouts import LAYOUTS
+from mmvmt.models.backbones.layouts.base import find
 from mmvmt.registry import ADAPTERS, MODELS
 
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
@@ -168,29 +169,42 @@ def test_starts_from_the_frozen_network_and_has_its_own_number_of_parameters(fam
     assert list(frozen.state_dict()) == [name for name in encoder.state_dict() if not name.startswith('adapters.')]
 
 
-CONV_MLP = dict(conv_mlp=True)  # whose norms run on maps with channels first
-POST_NORM = ('mmpretrain.SwinTransformerV2', 'timm.SwinTransformerV2')
+CHANNELS_FIRST = ('timm.ConvNeXt, V2', 'timm.ConvNeXt, conv_mlp')  # whose norms run on such maps
+POST_NORM = (
+    'mmpretrain.SwinTransformerV2',
+    'timm.SwinTransformerV2',
+    'timm.VisionTransformer, norms behind',
+    'timm.Eva, norms behind',
+)
 
 
-@pytest.mark.parametrize('family, more', [*((family, {}) for family in sorted(ENCODERS)), ('timm.ConvNeXt', CONV_MLP)])
+@pytest.mark.parametrize('family', sorted(ENCODERS | VARIANTS))
 @torch.no_grad()
-def test_an_adapter_reads_what_the_mlp_reads_or_is_refused_where_the_norm_stands_behind(family, more):
-    plugins = [dict(cfg=dict(type='mmvmt.VMTAdapter', reduction=2, input='normed'))]
-    if family in POST_NORM:
-        with pytest.raises(ValueError, match=f"the norm of the branch 'ffn' .* blocks of {family} .* input='stream'"):
-            tiny_encoder(adapted(family), TASKS, plugins)
-        return
-    cfg = adapted(family)
-    encoder = tiny_encoder(cfg | dict(encoder=cfg['encoder'] | more), TASKS, plugins)
-    (adapter,), seen = encoder.adapters, []
+def test_an_adapter_reads_what_the_mlp_reads(family):
+    """The outputs of the norm, or the stream where the norm stands behind the MLP."""
+    encoder = tiny_encoder(adapted(family), TASKS, plugins_of(family.partition(',')[0], 'VMTAdapter'))
+    (adapter,), mlp, read = encoder.adapters, [], []
     for site in adapter.sites:
-        norm, shared = encoder.norm_of(site), adapter.bottlenecks[site.key]
-        norm.register_forward_hook(lambda _, args, outputs: seen.append(outputs))
-        shared.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+        if family in POST_NORM:
+            block = encoder.stage_blocks()[site.stage][site.block].block
+            module = find(block, encoder.layout.mlp[0])
+            module.register_forward_pre_hook(lambda _, args: mlp.append(args[0]))
+        else:
+            encoder.norm_of(site).register_forward_hook(lambda _, args, outputs: mlp.append(outputs))
+        adapter.bottlenecks[site.key].register_forward_pre_hook(lambda _, args: read.append(args[0]))
     encoder(IMAGES)
-    assert len(seen) == 2 * len(adapter.sites)
-    for normed, read in zip(seen[::2], seen[1::2], strict=True):
-        assert torch.equal(normed.flatten(2).transpose(1, 2) if more else normed.flatten(1, -2), read)
+    assert len(mlp) == len(read) == len(adapter.sites)
+    for a, b in zip(mlp, read, strict=True):
+        tokens = a.flatten(2).transpose(1, 2) if family in CHANNELS_FIRST else a.flatten(1, -2)
+        assert torch.equal(tokens, b)
+
+
+@pytest.mark.parametrize('family', ['timm.Hiera', 'timm.MultiScaleVit'])
+def test_input_of_an_attention_that_is_not_known_is_refused(family):
+    (plugin,) = plugins_of(family, 'PolyhistorLite')
+    plugin = plugin | dict(position='attn', cfg=plugin['cfg'] | dict(position='parallel', input='normed'))
+    with pytest.raises(ValueError, match=f"of the branch 'attn' reads, which blocks of {family} .* input='stream'"):
+        tiny_encoder(adapted(family), TASKS, [plugin])
 
 
 # The widths and blocks of pyramids are those of the contract suite, whose formulas for branches hold as they stand.

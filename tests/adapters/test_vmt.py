@@ -69,7 +69,7 @@ def test_equals_the_equations(method, scale, tap):
             assert features[task][0, token].tolist() == pytest.approx(expected, abs=1e-5)
 
 
-def reference_features(plain, adapter, image, input='stream', scale=1.0, tap='all', shift=True):
+def reference_features(plain, adapter, image, input='normed', scale=1.0, tap='all', shift=True):
     """Tokens of every task and stage, by the blocks of mmseg's Swin."""
     features = {task: [] for task in TASKS}
     x, hw = plain.patch_embed(image)
@@ -98,12 +98,12 @@ def reference_features(plain, adapter, image, input='stream', scale=1.0, tap='al
 
 READINGS = [
     dict(),
-    dict(input='normed'),
+    dict(input='stream'),
     dict(scale=0.1),
     dict(scale='learned'),
     dict(tap='last'),
     dict(shift=False),
-    dict(input='normed', scale='learned', tap='last', shift=False),
+    dict(input='stream', scale='learned', tap='last', shift=False),
 ]
 
 
@@ -138,7 +138,7 @@ SWIN_T = [
 @pytest.mark.parametrize(
     'options, difference',
     [
-        (dict(input='normed'), 0),
+        (dict(input='stream'), 0),
         (dict(scale=0.1), 0),
         (dict(start='gamma'), 0),
         # A scalar for each of the 12 blocks.
@@ -205,7 +205,7 @@ def plain_encoder():
 
 @pytest.mark.parametrize('cfg', [dict(type='mmvmt.AdaptedSwin', **SWIN), plain_encoder()], ids=['swin', 'plain'])
 def test_what_the_mlp_reads_is_what_the_adapter_reads(cfg):
-    encoder = tiny_encoder(cfg, TASKS, [dict(cfg=dict(type='mmvmt.VMTAdapter', reduction=2, input='normed'))])
+    encoder = tiny_encoder(cfg, TASKS, [VMT])
     read = {'mlp': [], 'adapter': []}
     for site in encoder.adapters[0].sites:
         layers = dict(
@@ -218,6 +218,14 @@ def test_what_the_mlp_reads_is_what_the_adapter_reads(cfg):
     assert all(torch.equal(a, b) for a, b in zip(read['mlp'], read['adapter'], strict=True))
 
 
+def test_an_encoder_that_does_not_hand_out_what_the_mlp_reads_is_named(monkeypatch):
+    cfg = plain_encoder()
+    monkeypatch.setattr(cfg['type'], 'normed_slots', ())
+    with pytest.raises(ValueError, match="MLP of the branch 'ffn' reads, which blocks of PlainEncoder .*input='stream'"):
+        tiny_encoder(cfg, TASKS, [VMT])
+    tiny_encoder(cfg, TASKS, [dict(cfg=dict(VMT['cfg'], input='stream'))])
+
+
 @pytest.mark.parametrize('shift', [True, False])
 def test_weights_with_and_without_shifts_are_told_apart(shift):
     theirs, ours = (VMTAdapter(SITES, TASKS, reduction=2, shift=there) for there in (shift, not shift))
@@ -226,15 +234,21 @@ def test_weights_with_and_without_shifts_are_told_apart(shift):
 
 
 @pytest.mark.parametrize(
-    'options', [dict(input='normed'), dict(scale='learned'), dict(tap='last'), dict(shift=False), dict(start='gamma')]
+    'options', [dict(input='stream'), dict(scale='learned'), dict(tap='last'), dict(shift=False), dict(start='gamma')]
 )
 def test_weights_of_another_reading_are_refused_by_their_record(options):
     default, other = (tiny_model(TASKS, [dict(cfg=dict(VMT['cfg'], **more))]) for more in ({}, options))
-    # A record from before these options existed names none of them.
-    check_method_record([VMT], default, 'the file')
-    for theirs, ours in ((method_record(other), default), (method_record(default), other), ([VMT], other)):
+    for theirs, ours in ((method_record(other), default), (method_record(default), other)):
         with pytest.raises(ValueError, match=next(iter(options))):
             check_method_record(theirs, ours, 'the file')
+
+
+@pytest.mark.parametrize('method', ['VMTAdapter', 'VMTAdapterLite'])
+def test_a_record_from_before_these_options_is_of_adapters_that_read_the_stream(method):
+    today, before = (dict(cfg=dict(type=f'mmvmt.{method}', reduction=2, **more)) for more in ({}, dict(input='stream')))
+    check_method_record([today], tiny_model(TASKS, [before]), 'the file')
+    with pytest.raises(ValueError, match="input of .* is 'stream' there and 'normed' here"):
+        check_method_record([today], tiny_model(TASKS, [today]), 'the file')
 
 
 @pytest.mark.parametrize(

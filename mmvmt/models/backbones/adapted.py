@@ -67,7 +67,7 @@ class AdaptedEncoder(BaseModule):
     """The slots that every block offers, of :data:`mmvmt.adapters.base.SLOTS`."""
 
     normed_slots: Sequence[str] = ()
-    """Branches that begin with a norm, whose outputs blocks give to ``branch`` as ``normed``."""
+    """Branches for which blocks give ``branch`` as ``normed`` what the attention or the MLP reads."""
 
     offers_branches: ClassVar[bool] = False
     """Whether blocks run tails of tasks, see :meth:`mmvmt.adapters.Method.branch`."""

@@ -90,7 +90,7 @@ class HookedBlock(Part):
         if slot in layout.branches:
             modules = [find(self.block, name) for name in layout.branches[slot]]
             modules[0].register_forward_pre_hook(AtEntry(*at))
-            if normed:
+            if normed and not layout.post_norm:
                 find(self.block, layout.norms[slot]).register_forward_hook(AtNorm(*at))
             modules[1].register_forward_pre_hook(InFrontOfDropPath(*at))
             modules[-1].register_forward_hook(AtEnd(*at))

@@ -88,8 +88,8 @@ def build_method(plugin: dict, encoder: AdaptedEncoder, tasks: Sequence[str]) ->
         for slot in slots:
             if slot not in encoder.normed_slots:
                 raise ValueError(
-                    f"{method.__name__} with input='normed' reads what the norm of the branch {slot!r} puts out, but "
-                    f"in blocks of {encoder.label} that branch does not begin with its norm; choose input='stream'"
+                    f"{method.__name__} with input='normed' reads what the attention or the MLP of the branch {slot!r} "
+                    f"reads, which blocks of {encoder.label} do not hand out; choose input='stream'"
                 )
     return built
 

@@ -104,11 +104,11 @@ class AtMerging(SlotHook):
 
 
 class AtEntry(SlotHook):
-    """In front of a branch: notes the stream."""
+    """In front of a branch: notes the stream, which is what the attention or the MLP reads unless a norm follows."""
 
     def __call__(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
         if self.slot in self.current.fills:
-            self.current.streams[self.slot] = args[0]
+            self.current.streams[self.slot] = self.current.normed[self.slot] = args[0]
 
 
 class AtNorm(SlotHook):

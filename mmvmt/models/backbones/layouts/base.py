@@ -98,6 +98,9 @@ class Layout:
     channels_first: ClassVar[bool] = False
     """Whether branches run on maps ``(B, C, H, W)``; else on tokens, or on maps ``(B, H, W, C)``."""
 
+    post_norm: bool = False
+    """Whether the norms stand behind attention and MLP, which read the stream itself."""
+
     norms_turned: bool = False
     """Whether norms inside of branches run on maps ``(B, H, W, C)`` although the branches run on ``(B, C, H, W)``."""
 
@@ -173,8 +176,9 @@ class Layout:
 
     @property
     def normed_slots(self) -> tuple[str, ...]:
-        """Branches that begin with their norm, so that what it puts out is what the attention or the MLP reads."""
-        return tuple(slot for slot, names in self.branches.items() if names[0] == self.norms[slot])
+        """Branches in which methods can read what the attention or the MLP reads: the outputs of the norm that they
+        begin with, or the stream."""
+        return tuple(slot for slot, names in self.branches.items() if self.post_norm or names[0] == self.norms[slot])
 
     @property
     def offers_tails(self) -> bool:

@@ -87,7 +87,7 @@ class TimmEVALayout(Columnar):
         from timm.models.eva import EvaBlockPostNorm
 
         if isinstance(encoder.blocks[0], EvaBlockPostNorm):
-            self.branches = {'attn': ('attn', 'drop_path1'), 'ffn': ('mlp', 'drop_path2')}
+            self.branches, self.post_norm = {'attn': ('attn', 'drop_path1'), 'ffn': ('mlp', 'drop_path2')}, True
             self.behind_proj, self.mlp = ('attn.proj_drop', 'norm1', 'drop_path1'), ('mlp', 'norm2', 'drop_path2')
         rope = encoder.rope
         if rope is not None and getattr(rope, 'aug_active', False):

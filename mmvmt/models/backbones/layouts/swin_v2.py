@@ -14,6 +14,7 @@ class MMPretrainSwinV2Layout(Layout):
 
     layers = {'qkv': 'attn.w_msa.qkv', 'proj': 'attn.w_msa.proj', 'fc1': 'ffn.layers.0.0', 'fc2': 'ffn.layers.1'}
     branches = {'attn': ('attn', 'attn.drop', 'norm1'), 'ffn': ('ffn', 'ffn.dropout_layer', 'norm2')}
+    post_norm = True
     behind_proj = ('attn.w_msa.proj_drop', 'attn.drop', 'norm1')
     mlp = ('ffn', 'norm2')
     in_windows = ('qkv', 'proj')
@@ -79,6 +80,7 @@ class TimmSwinV2Layout(Layout):
 
     layers = {'qkv': 'attn.qkv', 'proj': 'attn.proj', 'fc1': 'mlp.fc1', 'fc2': 'mlp.fc2'}
     branches = {'attn': ('', 'drop_path1'), 'ffn': ('mlp', 'drop_path2')}
+    post_norm = True
     behind_proj = ('attn.proj_drop', 'norm1', 'drop_path1')
     mlp = ('mlp', 'norm2', 'drop_path2')
     in_windows = ('qkv', 'proj')

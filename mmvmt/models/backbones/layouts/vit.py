@@ -117,8 +117,7 @@ class TimmViTLayout(Columnar):
         from timm.models.vision_transformer import ResPostBlock
 
         if isinstance(encoder.blocks[0], ResPostBlock):
-            # The norms stand behind the branches.
-            self.branches = {'attn': ('attn', 'drop_path1'), 'ffn': ('mlp', 'drop_path2')}
+            self.branches, self.post_norm = {'attn': ('attn', 'drop_path1'), 'ffn': ('mlp', 'drop_path2')}, True
             self.behind_proj, self.mlp = ('attn.proj_drop', 'norm1', 'drop_path1'), ('mlp', 'norm2', 'drop_path2')
         self.prefix = encoder.num_prefix_tokens
         self.patch_size = self.multiple = encoder.patch_embed.patch_size[0]

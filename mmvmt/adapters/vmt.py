@@ -114,8 +114,8 @@ class VMTAdapter(Method):
         tasks: Task names.
         reduction: Block width over bottleneck width, rho; the bottleneck is ``floor(d / rho)``.
         activation: ``'gelu'``, ``'relu'``, ``'silu'`` or ``'identity'``.
-        input: What the adapter reads: ``'normed'``, x is what the MLP reads, LN(h), or h where the encoder's norms stand
-            behind its MLPs; or ``'stream'``, x is h.
+        input: What the adapter reads: ``'normed'``, x is what the MLP reads, LN(h), or h where norms stand behind the
+            MLPs; or ``'stream'``, x is h.
         scale: The factor s: a number, or ``'learned'`` for one trained scalar per block.
         scale_start: Where a learned s starts.
         tap: ``'all'`` blocks of a stage feed F_t, or the ``'last'`` filled one only.

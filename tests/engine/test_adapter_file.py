@@ -151,7 +151,7 @@ def test_the_manifest_says_what_it_is_of(saved):
     assert manifest['method'] == method_record(model_of())
     # With the values of today of what it leaves out.
     defaults = dict(activation='gelu', scale=1.0, tap='all', unfreeze='none')
-    defaults |= dict(input='stream', scale_start=1.0, shift=True, start='up')
+    defaults |= dict(input='normed', scale_start=1.0, shift=True, start='up')
     assert manifest['method'][0]['cfg'] == dict(VMT['cfg'], **defaults)
     assert manifest['tasks'] == list(FOUR_TASKS)
     assert manifest['heads']['semseg'] == dict(type='MLPHead', kind='classes', channels=5)

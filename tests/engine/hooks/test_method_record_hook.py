@@ -60,11 +60,12 @@ def test_the_same_plugin_written_otherwise_loads(first, second):
 
 def test_a_record_of_an_earlier_version_loads():
     """Earlier records have the plugins as the config had them."""
-    checkpoint = checkpoint_of(VMT)
+    former = dict(cfg=dict(VMT['cfg'], input='stream'))
+    checkpoint = checkpoint_of(former)
     for record in ([VMT], [dict(cfg=dict(type='VMTAdapter', reduction=2, activation='gelu'))], None):
-        load_into(checkpoint | dict(meta={METHOD_KEY: record}), VMT)
-    load_into(dict(state_dict=checkpoint['state_dict']), VMT)
-    load_into(dict(checkpoint['state_dict']), VMT)
+        load_into(checkpoint | dict(meta={METHOD_KEY: record}), former)
+    load_into(dict(state_dict=checkpoint['state_dict']), former)
+    load_into(dict(checkpoint['state_dict']), former)
 
 
 def test_a_class_in_the_config_is_recorded_by_its_name():

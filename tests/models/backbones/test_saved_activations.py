@@ -37,9 +37,13 @@ def kept_inputs(swin):
 
 
 def test_no_input_of_a_frozen_layer_is_kept():
-    kept, layers, of_adapter, _ = kept_inputs(tiny_swin(plugins=[VMT]).train())
+    of_stream = dict(cfg=dict(VMT['cfg'], input='stream'))
+    kept, layers, of_adapter, _ = kept_inputs(tiny_swin(plugins=[of_stream]).train())
     assert len(layers) == 3 * 5 + 3
     assert kept == set()
+    # What the adapter reads as well as the MLP is the adapter's input.
+    kept, layers, _, _ = kept_inputs(tiny_swin(plugins=[VMT]).train())
+    assert kept == {key for key in layers if key.endswith('fc1')}
     kept, layers, of_full, _ = kept_inputs(tiny_swin(plugins=[FULL]).train())
     assert kept == layers
     assert of_adapter < of_full

@@ -34,11 +34,14 @@ class Polyhistor(BlockwiseHypernetworks):
         rank: Columns of A and rows of B, at most the narrowest bottleneck width.
         growing_rank: Whether the rank grows with the width: ``floor(rank * d / d_0)``, where d_0 is the narrowest
             filled width.
+        position: ``'parallel'``, beside the branch, or ``'serial'``, behind it.
         **kwargs: The other options of :class:`~mmvmt.adapters.hypernetwork.BlockwiseHypernetworks`.
 
     Raises:
         ValueError: An argument is out of its range.
     """
+
+    former_defaults: ClassVar[dict[str, Any]] = BlockwiseHypernetworks.former_defaults | dict(position='serial')
 
     def __init__(
         self,
@@ -48,13 +51,14 @@ class Polyhistor(BlockwiseHypernetworks):
         reduction: float = 2,
         rank: int = 6,
         growing_rank: bool = False,
+        position: str = 'parallel',
         **kwargs,
     ) -> None:
         check_flag('growing_rank', growing_rank)
         matrix = partial(FactorGenerator, rank=rank)
         if growing_rank:
             matrix = partial(growing_factors, rank=rank, narrowest=min((s.in_channels for s in sites), default=1))
-        super().__init__(sites, tasks, matrix=matrix, reduction=reduction, **kwargs)
+        super().__init__(sites, tasks, matrix=matrix, reduction=reduction, position=position, **kwargs)
 
 
 def growing_factors(code: int, rows: int, columns: int, zero: bool, rank: int, narrowest: int) -> FactorGenerator:
@@ -137,13 +141,14 @@ class PolyhistorLite(HypernetworkMethod):
         shared_kernels: Whether a block has one kernel for both matrices, one coefficient for both biases, and one for
             scale and shift of the LayerNorm, instead of one for each weight.
         product: Order of kernel and template in the Kronecker products, ``'kernel_template'`` or ``'template_kernel'``.
+        position: ``'parallel'``, beside the branch, or ``'serial'``, behind it.
         **kwargs: The other options of :class:`~mmvmt.adapters.hypernetwork.HypernetworkMethod`.
 
     Raises:
         ValueError: An argument is out of its range, or a filled width is no multiple of the narrowest one.
     """
 
-    former_defaults: ClassVar[dict[str, Any]] = dict(shared_kernels=False, inside_drop_path=False)
+    former_defaults: ClassVar[dict[str, Any]] = dict(shared_kernels=False, inside_drop_path=False, position='serial')
 
     def __init__(
         self,
@@ -154,9 +159,11 @@ class PolyhistorLite(HypernetworkMethod):
         rank: int = 18,
         shared_kernels: bool = True,
         product: str = 'kernel_template',
+        position: str = 'parallel',
         **kwargs,
     ) -> None:
-        super().__init__(sites, tasks, matrix=partial(FactorGenerator, rank=rank), reduction=reduction, **kwargs)
+        matrix = partial(FactorGenerator, rank=rank)
+        super().__init__(sites, tasks, matrix=matrix, reduction=reduction, position=position, **kwargs)
         check_flag('shared_kernels', shared_kernels)
         check_choice('product', product, ('kernel_template', 'template_kernel'))
         self.shared_kernels = shared_kernels

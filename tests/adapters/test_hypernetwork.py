@@ -30,17 +30,17 @@ STRUCTURES = [
     (Polyhistor, {}),
     (Polyhistor, dict(embed_blocks=True)),
     (Polyhistor, dict(growing_rank=True, rank=1)),
-    (Polyhistor, dict(position='parallel')),
+    (Polyhistor, dict(position='serial')),
     (HyperFormer, dict(position='parallel', input='normed')),
     (PolyhistorLite, {}),
     (PolyhistorLite, dict(shared_kernels=False)),
     (PolyhistorLite, dict(product='template_kernel')),
-    (PolyhistorLite, dict(shared_kernels=False, product='template_kernel', position='parallel')),
+    (PolyhistorLite, dict(shared_kernels=False, product='template_kernel', position='serial')),
 ]
 FORMER = {
     HyperFormer: dict(embed_blocks=True, inside_drop_path=False),
-    Polyhistor: dict(embed_blocks=True, inside_drop_path=False),
-    PolyhistorLite: dict(shared_kernels=False, inside_drop_path=False),
+    Polyhistor: dict(embed_blocks=True, inside_drop_path=False, position='serial'),
+    PolyhistorLite: dict(shared_kernels=False, inside_drop_path=False, position='serial'),
 }
 
 
@@ -139,6 +139,7 @@ def test_equals_the_equations(method, structure, norm, embedding_norm):
     adapter = method(SITES, TASKS, norm=norm, embedding_norm=embedding_norm, **options)
     perturb(adapter, std=0.4)
     adapter.double()
+    parallel = structure.get('position', 'serial' if method is HyperFormer else 'parallel') == 'parallel'
     generator = torch.Generator().manual_seed(3)
     for task in TASKS:
         generated = adapter.generate(task)
@@ -149,7 +150,7 @@ def test_equals_the_equations(method, structure, norm, embedding_norm):
             assert tap is None
             for token in range(2):
                 y = outputs[0, token].tolist()
-                x = inputs[0, token].tolist() if structure.get('position') == 'parallel' else y
+                x = inputs[0, token].tolist() if parallel else y
                 expected = reference_output(adapter, site, task, x, y, options)
                 assert adapted[0, token].tolist() == pytest.approx(expected, rel=1e-8, abs=1e-8)
 
@@ -232,7 +233,7 @@ def test_weights_of_the_former_structure_are_refused_with_the_options_that_have_
     assert method.former_defaults == FORMER[method]
     for theirs, ours, options in ((former, today, FORMER[method]), (today, former, None)):
         before = {name: value.clone() for name, value in ours.adapters.state_dict().items()}
-        wanted = ', '.join(f'{key}={value}' for key, value in (options or ours_now(today)).items())
+        wanted = ', '.join(f'{key}={value!r}' for key, value in (options or ours_now(today)).items())
         # In part, too, as mmengine loads checkpoints.
         with pytest.raises(ValueError, match=rf"cfg=dict\(type='{method.__name__}', {wanted}"):
             load_state_dict(ours, theirs.state_dict(), strict=False)
@@ -447,7 +448,6 @@ def test_a_task_it_was_not_built_for_is_refused(method, task):
         ('inside_drop_path', 1, 'inside_drop_path must be True or False, got 1'),
         ('position', 'ffn', "position must be 'serial' or 'parallel', got 'ffn'"),
         ('input', 'mlp', "input must be 'stream' or 'normed', got 'mlp'"),
-        ('input', 'normed', "input='normed' is for adapters beside the branch, position='parallel'; with position='se"),
         ('start', 'one', "start must be 'zero' or 'authors', got 'one'"),
         ('activation', 'tanh', "unknown activation 'tanh'; choose one of gelu"),
         ('reduction', 0, 'reduction must be between 1 and the block width 4, got 0'),
@@ -457,6 +457,12 @@ def test_a_task_it_was_not_built_for_is_refused(method, task):
 def test_wrong_options_are_quoted(method, key, value, message):
     with pytest.raises(ValueError, match=message):
         method(SITES, TASKS, **(METHODS[method] | {key: value}))
+
+
+@pytest.mark.parametrize('method', METHODS)
+def test_behind_the_branch_nothing_in_front_of_it_can_be_read(method):
+    with pytest.raises(ValueError, match="input='normed' is for adapters beside the branch, position='parallel'"):
+        method(SITES, TASKS, position='serial', input='normed', **METHODS[method])
 
 
 @pytest.mark.parametrize('method', METHODS)

@@ -73,7 +73,7 @@ SWIN_T = [
 @pytest.mark.parametrize(
     'options, difference, of_lite',
     [
-        (dict(position='parallel'), 0, 0),
+        (dict(position='serial'), 0, 0),
         (dict(position='parallel', input='normed'), 0, 0),
         # Generators of scale and shift of every block, or of the template, and a coefficient (k, k, 1) where k > 1.
         (dict(norm='none'), 65 * 2 * 4_416, 65 * 2 * 96 + 232),

@@ -43,9 +43,19 @@ PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').rglob('*.md'))]
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Run ``python ARGUMENTS`` in the repository. It keeps locks that are held, also when it outlives this process."""
+    """Run ``python ARGUMENTS`` in the repository. It keeps locks that are held, also when it outlives this process.
+
+    Raises:
+        FloatingPointError: A training has stopped since a loss was not finite; the message says which one, and when.
+    """
     print('$', shlex.join(['python', *arguments]), flush=True)
-    if code := subprocess.run([sys.executable, *arguments], cwd=ROOT, close_fds=False).returncode:
+    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, close_fds=False, stderr=subprocess.PIPE, text=True)
+    sys.stderr.write(done.stderr)
+    if code := done.returncode:
+        kind = f'{FloatingPointError.__name__}: '
+        for line in done.stderr.splitlines():
+            if line.startswith(kind):
+                raise FloatingPointError(line.removeprefix(kind).partition(', samples')[0])
         sys.exit(code if code > 0 else 128 - code)
 
 
@@ -109,23 +119,24 @@ def trained(records: Records, name: str, rate: float, multiplier: float | None, 
     words += [*schedule_options(length, preset['warm_up']), *scene_options(comparison, regime, trial), *options]
     folders = ['--data-root', shown(comparison.scenes(regime)[0]), '--work-dir', shown(work_dir)]
     command = ['tools/train.py', config, *(['--amp'] if values['amp'] else []), *folders, '--cfg-options', *words]
-    resumable(work_dir, command, records.identity(name))
+    error = None
+    try:
+        resumable(work_dir, command, records.identity(name))
+    except FloatingPointError as diverged:
+        error = str(diverged)
 
     # What was logged in all its starts; one that was killed may leave half a line.
     files = sorted(work_dir.glob('*/vis_data/scalars.json'))
     log = [json.loads(line) for path in files for line in path.open(encoding='utf-8') if line.endswith('\n')]
     steps = [entry for entry in log if 'loss' in entry]
     metrics = {key: value for entry in log if entry['step'] == length for key, value in entry.items() if '/' in key}
-    lost = [entry['step'] for entry in steps if not math.isfinite(entry['loss'])]
-    if not metrics and not lost:
+    if not metrics and not error:
         # It was stopped between its last iteration and its validation.
         test = ['tools/test.py', config, shown(work_dir / f'iter_{length}.pth'), *folders]
         run([*test, '--out', shown(work_dir / 'test'), '--cfg-options', *words])
         metrics = read_json(work_dir / 'test' / 'metrics.json')['metrics']
-    record |= dict(figures=_rounded(main_figures(metrics)), error=None)
-    if lost:
-        record['error'] = f'the loss is no number at iteration {lost[0]}'
-    elif not all(map(math.isfinite, record['figures'].values())):
+    record |= dict(figures=_rounded(main_figures(metrics)), error=error)
+    if not all(map(math.isfinite, record['figures'].values())):
         record['error'] = f'a figure is no number: {record["figures"]}'
     if trial:
         for file in [*work_dir.glob('*.pth'), work_dir / 'last_checkpoint']:

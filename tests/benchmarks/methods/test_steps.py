@@ -17,9 +17,11 @@ from benchmarks.methods.methods import MODELS as COMPARED
 from benchmarks.methods.methods import SPEC, Comparison
 from benchmarks.methods.records import Records
 from mmvmt.registry import MODELS
+from mmvmt.synthetic import write_pascal_mt
 
 OPTIONS = dict(iters=8, train=6, few=4, many=12, select=2, val=2, size=32, seeds=2, methods='decoders_only,vmt_adapter')
 OPTIONS |= dict(trial_part=2, amp=True, multipliers='0.1,0.3,0.9', learning_rates='0.002,0.004,0.008')
+DIVERGED = 'loss of task normals (nan) is not finite at iteration 8'
 METRICS = {'semseg/mIoU': 20.0, 'human_parts/mIoU': 15.0, 'saliency/mIoU': 40.0, 'normals/mean': 25.0}
 TRAINED = [*(model for model in COMPARED if model.startswith('single_task-')), 'decoders_only', 'vmt_adapter']
 
@@ -86,16 +88,18 @@ class Machine:
         tried, best = (rate, self.best_rate) if heads else (multiple, self.best_multiple)
         quality = 20 - abs(math.log(tried / best))
         metrics = dict(METRICS, **{'semseg/mIoU': quality, 'semseg/mAcc': 50.0})
-        loss = math.nan if tried in self.lost else self.loss
+        lost = tried in self.lost or not math.isfinite(self.loss)
         log = work_dir / f'start{len(self.ran)}' / 'vis_data' / 'scalars.json'
         log.parent.mkdir(parents=True)
-        lines = [dict(loss=loss, time=0.25, step=iters)]
-        lines += [metrics | dict(step=iters)] if self.validates and math.isfinite(loss) else []
+        lines = [dict(loss=self.loss, time=0.25, step=iters)]
+        lines += [metrics | dict(step=iters)] if self.validates and not lost else []
         log.write_text(''.join(json.dumps(line) + '\n' for line in lines) + '{"loss": 1.0, "ti')
         (work_dir / 'last_checkpoint').write_text('x')
         (work_dir / f'iter_{iters}.pth').write_text('weights')
         if self.stops:
             raise KeyboardInterrupt
+        if lost:
+            raise FloatingPointError(DIVERGED)
 
 
 @pytest.fixture
@@ -196,8 +200,21 @@ def test_a_training_killed_before_its_validation_is_tested(folder, machine):
 
 def test_a_training_that_diverges_says_so(folder, machine):
     machine.loss = math.nan
-    assert train()['error'] == 'the loss is no number at iteration 8'
+    assert train()['error'] == DIVERGED
     assert len(machine.ran) == 1
+
+
+def test_a_real_training_that_diverges_is_told_from_one_that_fails(folder, monkeypatch):
+    """At such a rate the second step has no finite loss; with a wrong option there is no training at all."""
+    write_pascal_mt(folder / 'scenes', train=4, val=1, size=32)
+    words = ['tools/train.py', 'configs/baselines/swin_nano_decoders_only_synthetic.py']
+    words += ['--data-root', str(folder / 'scenes'), '--work-dir', str(folder / 'work'), '--cfg-options']
+    options = ['train_cfg.max_iters=4', 'train_dataloader.batch_size=2', 'train_dataloader.num_workers=0']
+    options += ['train_dataloader.persistent_workers=False', 'train_dataloader.dataset.pipeline.2.crop_size=(32,32)']
+    with pytest.raises(FloatingPointError, match=r'^loss of task .* is not finite at iteration \d+$'):
+        steps.run([*words, *options, 'optim_wrapper.optimizer.lr=1e30', 'param_scheduler=None'])
+    with pytest.raises(SystemExit, match=r'^1$'):
+        steps.run([*words, *options, 'model.backbone.embed_dims=7'])
 
 
 def test_several_gpus_get_one_training_each(folder, monkeypatch):

@@ -149,7 +149,10 @@ def draw(results: Results, path: Path) -> None:
     elif results['table'] == 'stages':
         _draw_stages(figure.subplots(), means.droplevel('encoder'))
     else:
-        _draw_methods(figure, groups, means['Delta_m'].dropna(subset='mean').sort_values('mean'), results['seeds'])
+        deltas = means['Delta_m'].dropna(subset='mean')
+        # Titles of readings say what differs from the row above.
+        deltas = deltas[::-1] if results['table'] == 'readings' else deltas.sort_values('mean')
+        _draw_methods(figure, groups, deltas, results['seeds'])
         figure.suptitle(f'{results["protocol"]["iterations"]} iterations, seeds: {results["seeds"]}', fontsize=10)
     for axes in figure.axes:
         axes.spines[['top', 'right']].set_visible(False)
@@ -172,11 +175,14 @@ def _draw_methods(figure: Figure, groups: Groups, deltas: Any, seeds: int) -> No
     left.axvline(0.0, color='#444444', linewidth=1)
     right.set(xlabel='trainable parameters [M]', xscale='log')
     right.xaxis.set_major_formatter('{x:g}')
+    low, high = right.get_xlim()
+    if high < 10 * low:  # otherwise such labels are left out
+        right.xaxis.set_minor_formatter('{x:g}')
     for axes in (left, right):
         axes.grid(alpha=0.25)
     for style, text in zip(styles.values(), ('encoder runs once', 'once per task', 'one model per task')):
         right.plot([], [], color='black', linestyle='none', label=text, **style)
-    right.legend(loc='lower right', frameon=False, fontsize=8)
+    figure.legend(loc='outside lower right', ncols=3, frameon=False, fontsize=8)
 
 
 def _draw_stages(axes: Axes, means: Any) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -129,7 +129,7 @@ class VMTAdapter(Method):
 
     positions = ('ffn',)
     tied = False
-    former_defaults = dict(input='stream')
+    former_defaults: ClassVar[dict[str, Any]] = dict(input='stream')
 
     def __init__(
         self,

@@ -204,7 +204,7 @@ def test_a_training_that_diverges_says_so(folder, machine):
     assert len(machine.ran) == 1
 
 
-def test_a_real_training_that_diverges_is_told_from_one_that_fails(folder, monkeypatch):
+def test_a_real_training_that_diverges_is_told_from_one_that_fails(folder):
     """At such a rate the second step has no finite loss; with a wrong option there is no training at all."""
     write_pascal_mt(folder / 'scenes', train=4, val=1, size=32)
     words = ['tools/train.py', 'configs/baselines/swin_nano_decoders_only_synthetic.py']

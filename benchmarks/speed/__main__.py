@@ -25,6 +25,11 @@ OPTIONS = (
     ('--device', MEASURING, dict(choices=('cpu', 'cuda'), default='cpu', help='default: cpu')),
     ('--seed', MEASURING, dict(type=int, default=0, help='of weights, inputs and scenes; default: 0')),
     ('--threads', MEASURING, dict(type=int, help="threads of PyTorch; default: PyTorch's own choice")),
+    (
+        '--batch',
+        MEASURING,
+        dict(type=int, help='images of a step; default: 2, on a GPU, which 2 leave idle, 16'),
+    ),
     ('--quick', MEASURING, dict(action='store_true', help='shrink everything: shows that it runs, and no figures')),
     ('rows', ('table',), dict(nargs='+', metavar='JSON', help='files that --json wrote, such as one per device')),
     ('--markdown', ('table',), dict(metavar='FILE', nargs='+', help='put the tables between the marks of these pages')),
@@ -45,8 +50,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         return args
     if args.device == 'cuda' and not torch.cuda.is_available():
         parser.error('--device cuda: PyTorch sees no GPU; leave the option out to measure on the CPU')
-    if args.threads is not None and args.threads < 1:
-        parser.error(f'--threads must be at least 1, got {args.threads}')
+    for name, value in dict(threads=args.threads, batch=args.batch).items():
+        if value is not None and value < 1:
+            parser.error(f'--{name} must be at least 1, got {value}')
     if args.json and not Path(args.json).resolve().parent.is_dir():
         parser.error(f'the folder of {args.json} does not exist; create it first')
     return args
@@ -55,7 +61,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def measure(args: argparse.Namespace) -> list[Row]:
     """Run the subcommands and say in every row where it comes from."""
     threads, start = args.threads or torch.get_num_threads(), time.perf_counter()
-    settings = Settings(args.device, args.seed, threads, **(QUICK if args.quick else {}))
+    batch = args.batch or (16 if args.device == 'cuda' else 2)
+    settings = Settings(args.device, args.seed, threads, batch=batch, **(QUICK if args.quick else {}))
     run = run_record(args.seed) | dict(command=f'python -m benchmarks.speed {args.command}', cpu_flags=cpu_flags())
     run |= dict(device=args.device, threads=threads, quick=args.quick)
     device = run['hardware']['gpus'][0] if args.device == 'cuda' else run['hardware']['cpu']

@@ -12,6 +12,7 @@ from statistics import median, quantiles
 from typing import Any
 
 import torch
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity
 from torch.utils.benchmark.utils.timer import timer
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
@@ -150,6 +151,8 @@ def largest_operations(run: Run, device: str) -> str:
         key, activities = 'self_device_time_total', [*activities, ProfilerActivity.CUDA]
     with profile(activities) as profiler:
         run()
-    microseconds = {event.key.removeprefix('aten::'): getattr(event, key) for event in profiler.key_averages()}
+    # On a GPU an operation's kernels and annotations are events too, whose time would count twice.
+    operations = [event for event in profiler.key_averages() if event.device_type == DeviceType.CPU]
+    microseconds = {event.key.removeprefix('aten::'): getattr(event, key) for event in operations}
     total, largest = sum(microseconds.values()), sorted(microseconds, key=microseconds.get, reverse=True)[:6]
     return f'{", ".join(f"{name} {microseconds[name] / total:.0%}" for name in largest)} of {total / 1000:.1f} ms'

@@ -331,7 +331,8 @@ def test_what_was_measured_is_kept_when_a_later_part_fails(tool, monkeypatch, tm
 @pytest.mark.parametrize(
     'arguments, message',
     [
-        (['all', '--threads', '0'], 'at least 1, got 0'),
+        (['all', '--threads', '0'], '--threads must be at least 1, got 0'),
+        (['all', '--batch', '0'], '--batch must be at least 1, got 0'),
         (['all', '--json', 'no/such/folder/rows.json'], 'the folder of no/such/folder/rows.json does not exist'),
         (['step', '--picture', 'x.png'], 'unrecognized arguments'),
         ([], 'required: command'),
@@ -351,16 +352,35 @@ def test_missing_files(tool, tmp_path, monkeypatch, arguments):
         tool.main(['table', *arguments])
 
 
-def test_the_committed_page_is_made_from_the_committed_rows(tool, tmp_path):
+@pytest.mark.parametrize(
+    'arguments, batch',
+    [([], 2), (['--batch', '5'], 5), (['--device', 'cuda'], 16), (['--device', 'cuda', '--batch', '3'], 3)],
+)
+def test_images_of_a_step(tool, monkeypatch, arguments, batch):
+    seen = []
+
+    def measure(settings):
+        seen.append(settings)
+        return iter(())
+
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(tool, 'run_record', lambda seed: dict(hardware=dict(cpu='x', gpus=['y'])))
+    monkeypatch.setattr(tool, 'SUBCOMMANDS', tool.SUBCOMMANDS | dict(step=(measure, '')))
+    tool.main(['step', *arguments])
+    assert seen[0].batch == batch
+
+
+@pytest.mark.parametrize('name, rows', [('speed', 'cpu'), ('speed_gpu', 'h200')])
+def test_the_committed_page_is_made_from_the_committed_rows(tool, tmp_path, name, rows):
     page = tmp_path / 'speed.md'
-    text = (ROOT / 'docs' / 'speed.md').read_text()
+    text = (ROOT / 'docs' / f'{name}.md').read_text()
     page.write_text(re.sub(r'(begin -->\n).*?(\n<!--)', r'\1\2', text, flags=re.DOTALL))
     assert page.read_text() != text
-    assert tool.main(['table', str(ROOT / 'benchmarks' / 'speed' / 'cpu.json'), '--markdown', str(page)]) == 0
+    assert tool.main(['table', str(ROOT / 'benchmarks' / 'speed' / f'{rows}.json'), '--markdown', str(page)]) == 0
     assert page.read_text() == text
 
     first, second = (text.split(begin)[1].split(end)[0] for begin, end in MARKS.values())
-    assert ('training pipeline' in first, 'GFLOP' in first, 'GFLOP' in second) == (True, False, True)
+    assert ('over full fine-tuning' in first, 'GFLOP' in first, 'GFLOP' in second) == (True, False, True)
 
 
 def test_the_page_names_subcommands_and_tests_that_exist(tool):

@@ -273,8 +273,7 @@ def show(records: str = 'benchmarks/methods/synthetic/records.jsonl') -> None:
     """Write what a file of records has of each table into the pages that have a place for it, and draw it."""
     path = ROOT / records
     for name in SPEC['tables']:
-        found = recorded(path, name)
-        if not any(entry['runs'] for entry in found['models']):
+        if not (found := recorded(path, name)):
             continue
         picture = path.with_name(f'{name}.png')
         draw(found, picture)
@@ -287,11 +286,17 @@ def show(records: str = 'benchmarks/methods/synthetic/records.jsonl') -> None:
                     insert(page, *marks, text)
 
 
-def recorded(path: Path, name: str) -> dict[str, Any]:
-    """What a file of records has of a table, whatever the configs are now."""
+def recorded(path: Path, name: str) -> dict[str, Any] | None:
+    """What a file of records has of a table, whatever the configs are now; None: no training that is its own."""
     settings, found = read_records(path)
     options = {key: value for key, value in settings.items() if key in SPEC['options'] and key != 'encoder'}
-    return contents(Comparison(options), name, found.get)
+    comparison = Comparison(options)
+    runs = {
+        table: {run.removesuffix('.json') for entry in comparison.entries(table) for run in entry['runs']}
+        for table in {name, 'results'}
+    }
+    own = runs[name] if name == 'results' else runs[name] - runs['results']
+    return contents(comparison, name, found.get) if own & found.keys() else None
 
 
 def contents(comparison: Comparison, name: str, find: Callable[[str], Mapping | None]) -> dict[str, Any]:

@@ -1,13 +1,16 @@
 """Means over seeds, tables and pictures."""
 
+import json
 import math
 from pathlib import Path
+from statistics import mean
 
 import cv2
 import pytest
 
 from benchmarks.markdown import insert
 from benchmarks.methods.methods import FAMILIES, METHODS, SPEC
+from benchmarks.methods.records import read_records
 from benchmarks.methods.results import draw, frame, report, table
 from benchmarks.methods.steps import PAGES, recorded
 
@@ -158,12 +161,37 @@ def test_a_file_without_both_markers_is_refused_and_kept(results, tmp_path, text
 RECORDS = ROOT / 'benchmarks' / 'methods' / 'synthetic' / 'records.jsonl'
 
 
+@pytest.mark.parametrize('name, scenes', [('records', '500'), ('longer', '500'), ('longer_many', '2,000')])
+def test_the_page_has_the_figures_of_single_task_fine_tuning_by_length(name, scenes):
+    settings, found = read_records(RECORDS.with_name(f'{name}.jsonl'))
+    figures = []
+    for task in SPEC['methods']['single_task']['tasks']:
+        runs = [
+            run['figures'][task] for key, run in found.items() if key.startswith(f'trainings/main/single_task-{task}/')
+        ]
+        figures.append(f'{mean(runs):.1f}')
+    row = ' | '.join([f'{settings["iters"]:,}', scenes, *figures])
+    assert f'| {row} |\n' in (ROOT / 'docs' / 'benchmark.md').read_text()
+
+
 @pytest.mark.skipif(not RECORDS.exists(), reason='no comparison is on record')
 def test_pages_have_the_tables_of_the_committed_records():
     for name in SPEC['tables']:
         found, mark = recorded(RECORDS, name), f'<!-- {name}:begin -->\n'
-        for page in (page.read_text() for page in PAGES if any(entry['runs'] for entry in found['models'])):
-            assert mark not in page or f'{mark}{report(found)}' in page
+        text = report(found) if found else 'No run'
+        for page in (page.read_text() for page in PAGES):
+            assert mark not in page or f'{mark}{text}' in page
+
+
+def test_a_table_begins_with_a_training_of_its_own(tmp_path):
+    first, *lines = RECORDS.read_text().splitlines()
+    of_main = [line for line in lines if json.loads(line)['what'].startswith('trainings/main/decoders_only/')]
+    path = tmp_path / 'records.jsonl'
+    path.write_text('\n'.join([first, *of_main]) + '\n')
+    assert [name for name in SPEC['tables'] if recorded(path, name)] == ['results']
+    with path.open('a') as file:
+        file.write(json.dumps(dict(what='trainings/few/decoders_only/seed0')) + '\n')
+    assert [name for name in SPEC['tables'] if recorded(path, name)] == ['results', 'few']
 
 
 @pytest.fixture

@@ -161,17 +161,27 @@ def test_a_file_without_both_markers_is_refused_and_kept(results, tmp_path, text
 RECORDS = ROOT / 'benchmarks' / 'methods' / 'synthetic' / 'records.jsonl'
 
 
-@pytest.mark.parametrize('name, scenes', [('records', '500'), ('longer', '500'), ('longer_many', '2,000')])
-def test_the_page_has_the_figures_of_single_task_fine_tuning_by_length(name, scenes):
+@pytest.mark.parametrize(
+    'name, scenes, models',
+    [
+        ('records', '500', ['single_task', 'vmt_adapter', 'decoders_only']),
+        ('longer', '500', ['single_task', 'vmt_adapter', 'decoders_only']),
+        ('longer_many', '2,000', ['single_task']),
+    ],
+)
+def test_the_page_has_the_figures_by_length(name, scenes, models):
     settings, found = read_records(RECORDS.with_name(f'{name}.jsonl'))
-    figures = []
-    for task in SPEC['methods']['single_task']['tasks']:
-        runs = [
-            run['figures'][task] for key, run in found.items() if key.startswith(f'trainings/main/single_task-{task}/')
-        ]
-        figures.append(f'{mean(runs):.1f}')
-    row = ' | '.join([f'{settings["iters"]:,}', scenes, *figures])
-    assert f'| {row} |\n' in (ROOT / 'docs' / 'benchmark.md').read_text()
+    for model in models:
+        figures = {task: [] for task in SPEC['methods']['single_task']['tasks']}
+        for record in (
+            record
+            for key, record in found.items()
+            if key.startswith((f'trainings/main/{model}/', f'trainings/main/{model}-'))
+        ):
+            for task, value in record['figures'].items():
+                figures[task].append(value)
+        row = [METHODS[model].title, f'{settings["iters"]:,}', scenes, *(f'{mean(v):.1f}' for v in figures.values())]
+        assert f'| {" | ".join(row)} |\n' in (ROOT / 'docs' / 'benchmark.md').read_text()
 
 
 @pytest.mark.skipif(not RECORDS.exists(), reason='no comparison is on record')

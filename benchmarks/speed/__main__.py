@@ -25,11 +25,7 @@ OPTIONS = (
     ('--device', MEASURING, dict(choices=('cpu', 'cuda'), default='cpu', help='default: cpu')),
     ('--seed', MEASURING, dict(type=int, default=0, help='of weights, inputs and scenes; default: 0')),
     ('--threads', MEASURING, dict(type=int, help="threads of PyTorch; default: PyTorch's own choice")),
-    (
-        '--batch',
-        MEASURING,
-        dict(type=int, help='images of a step; default: 2, on a GPU, which 2 leave idle, 16'),
-    ),
+    ('--batch', MEASURING, dict(type=int, help='images of a step; default: 2, on a GPU, which 2 leave idle, 16')),
     ('--quick', MEASURING, dict(action='store_true', help='shrink everything: shows that it runs, and no figures')),
     ('rows', ('table',), dict(nargs='+', metavar='JSON', help='files that --json wrote, such as one per device')),
     ('--markdown', ('table',), dict(metavar='FILE', nargs='+', help='put the tables between the marks of these pages')),

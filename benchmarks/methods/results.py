@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,9 @@ def report(results: Results) -> str:
         rates = [rate['learning_rate'] for entry in results['models'] for rate in entry['rates']]
         heads = f'the {rates[0]:g} of all heads' if rates else 'that of the heads'
         notes += [note.format(**results['protocol'], source=source, heads=heads) for note in SPEC['notes']]
+    # Behind the versions.
+    machines = Counter(run['machine'].split(', ', 4)[-1] for entry in results['models'] for run in entry['runs'])
+    notes.append(f'Trainings on {"; ".join(f"{name}: {count}" for name, count in machines.items())}.')
     failures = [failure for entry in results['models'] for failure in entry['failures']]
     notes += ['Failed:', '\n'.join(f'- {item["what"]}: {item["reason"]}' for item in failures)] if failures else []
     if missing := unfinished(results):

@@ -312,7 +312,7 @@ def finished(folder):
         factor = 1.0 if task else 1.1 if model == 'vmt_adapter' else 0.9
         figures = {key: value * factor for key, value in figures.items() if key == (task or key)}
         for seed, name in enumerate(entry['runs']):
-            found = dict(figures=figures, seed=seed, seconds=0.25, counts=counts, error=None)
+            found = dict(figures=figures, seed=seed, seconds=0.25, counts=counts, error=None, machine=steps.machine())
             records.add(name.removesuffix('.json'), rates | found)
     return records
 

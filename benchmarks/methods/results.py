@@ -115,9 +115,12 @@ def _millions(entries: Sequence[Results], kind: str) -> float:
 
 def report(results: Results) -> str:
     """The table with what one has to know to read it, as Markdown."""
-    notes, groups = [table(results).strip()], grouped(results)
-    if len({encoder for encoder, _ in groups}) == 1:
-        source, reference = (results['published'] or {}).get('source'), METHODS.get(results['reference'])
+    groups, reference = grouped(results), METHODS.get(results['reference'])
+    if len({encoder for encoder, _ in groups}) > 1:
+        told = dict(gain='Gain', source=f'{reference.title} on the same encoder', heads='that of all heads')
+        texts = SPEC['notes'][::2]  # the table has no passes
+    else:
+        source = (results['published'] or {}).get('source')
         if reference:
             means = frame(results).reindex(groups).fillna(0)
             seeds = int(means.xs(results['reference'], level='method').iloc[0, -1])
@@ -125,7 +128,8 @@ def report(results: Results) -> str:
             source = f'{title} trained here, mean over {seeds} seed{"" if seeds == 1 else "s"}'
         rates = [rate['learning_rate'] for entry in results['models'] for rate in entry['rates']]
         heads = f'the {rates[0]:g} of all heads' if rates else 'that of the heads'
-        notes += [note.format(**results['protocol'], source=source, heads=heads) for note in SPEC['notes']]
+        told, texts = dict(gain='Delta_m', source=source, heads=heads), SPEC['notes']
+    notes = [table(results).strip(), *(text.format(**results['protocol'], **told) for text in texts)]
     # Behind the versions.
     machines = Counter(run['machine'].split(', ', 4)[-1] for entry in results['models'] for run in entry['runs'])
     notes.append(f'Trainings on {"; ".join(f"{name}: {count}" for name, count in machines.items())}.')

@@ -377,6 +377,9 @@ def test_encoders_beside_each_other(finished, monkeypatch):
     gain = results.frame(found).loc[('pico_100k', 'vmt_adapter'), ('Delta_m', 'mean')]
     assert gain == pytest.approx(100 * (1.1 / 0.9 - 1) * 2 / 4)
     assert text.count('| VMT-Adapter |') == 4
+    assert 'Gain: mean relative change over the tasks against decoders only on the same encoder.' in text
+    assert 'a multiple of that of all heads; an asterisk' in text
+    assert 'passes' not in text
 
 
 def test_records_alone_give_pages_their_tables(finished, tmp_path, monkeypatch):

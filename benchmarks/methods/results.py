@@ -61,11 +61,11 @@ def table(results: Results, brief: bool = False) -> str:
         results: The results.
         brief: Only what README shows: the methods that are trained first, and fewer columns.
     """
-    groups, means, tasks = grouped(results), frame(results), results['tasks']
+    groups, means, tasks, machines = grouped(results), frame(results), results['tasks'], list(_machines(results))
     several = len({encoder for encoder, _ in groups}) > 1
     titles = [*tasks, GAIN] if several else [*map(_title, tasks), 'Delta_m [%] ↑']
     header = ['encoder', 'encoder [M]', 'pretraining', 'method', *titles, 'trainable [M]', 'in the encoder [M]']
-    header += ['passes', 's/iteration', 'rate x', 'seeds']
+    header += ['passes', 'machine', 'rate x', 'seeds']
     rows = [header, ['---' if name in ('encoder', 'method') else '---:' for name in header]]
     if not several and not brief and results['constant_predictor']:
         (constant,) = means.xs('constant predictor', level='method').iloc
@@ -87,11 +87,17 @@ def table(results: Results, brief: bool = False) -> str:
         rates = [f'{rate["multiplier"]:g}' + ('*' if rate['edge_of_grid'] else '') for rate in rates]
         finished = f'{done}' if done == results['seeds'] else f'{done} of {results["seeds"]}'
         finished += ' (some failed)' if done and failures else ''
-        seconds = _number(row['seconds', 'mean'], 3)
-        rows += [[*cells, METHODS[name].passes, seconds, ' / '.join(rates) or '-', finished]]
+        own = ', '.join(str(machines.index(machine) + 1) for machine in _machines(dict(models=entries)))
+        rows += [[*cells, METHODS[name].passes, own, ' / '.join(rates) or '-', finished]]
     rows = [row[:-6] + row[-2:] if several else row[3:-6] + row[-5:-3] + row[-1:] if brief else row[3:] for row in rows]
     lines = ['| ' + ' | '.join(row) + ' |' for row in rows]
     return '\n'.join([lines[0], lines[1].replace(' ', ''), *lines[2:]]) + '\n'
+
+
+def _machines(results: Results) -> Counter[str]:
+    """The machines that trained, each with how often, the first one first."""
+    # Behind the versions.
+    return Counter(run['machine'].split(', ', 4)[-1] for entry in results['models'] for run in entry['runs'])
 
 
 def _title(name: str) -> str:
@@ -115,7 +121,7 @@ def _millions(entries: Sequence[Results], kind: str) -> float:
 
 def report(results: Results) -> str:
     """The table with what one has to know to read it, as Markdown."""
-    groups, reference = grouped(results), METHODS.get(results['reference'])
+    groups, reference, spread = grouped(results), METHODS.get(results['reference']), math.nan
     if len({encoder for encoder, _ in groups}) > 1:
         told = dict(gain='Gain', source=f'{reference.title} on the same encoder', heads='that of all heads')
         texts = SPEC['notes'][::2]  # the table has no passes
@@ -129,14 +135,22 @@ def report(results: Results) -> str:
         rates = [rate['learning_rate'] for entry in results['models'] for rate in entry['rates']]
         heads = f'the {rates[0]:g} of all heads' if rates else 'that of the heads'
         told, texts = dict(gain='Delta_m', source=source, heads=heads), SPEC['notes']
+        deltas = frame(results)['Delta_m']
+        free = (deltas['count'] - 1).clip(lower=0)
+        spread = math.sqrt((deltas['std'] ** 2 * free).sum() / free.sum()) if (free > 0).any() else math.nan
     notes = [table(results).strip(), *(text.format(**results['protocol'], **told) for text in texts)]
-    # Behind the versions.
-    machines = Counter(run['machine'].split(', ', 4)[-1] for entry in results['models'] for run in entry['runs'])
-    notes.append(f'Trainings on {"; ".join(f"{name}: {count}" for name, count in machines.items())}.')
+    if spread > 0:
+        least, seeds = 2 * spread * math.sqrt(2 / results['seeds']), results['seeds']
+        notes.append(
+            f'Seeds of a method differ by {spread:.2f} (standard deviation of {told["gain"]}, pooled over the rows); a '
+            f'difference of less than {least:.2f}, two standard errors, between two means of {seeds} may be chance.'
+        )
+    machines = [f'{place}: {name} ({count})' for place, (name, count) in enumerate(_machines(results).items(), 1)]
+    notes.append(f'Machines, with the number of trainings: {"; ".join(machines)}.')
     failures = [failure for entry in results['models'] for failure in entry['failures']]
     notes += ['Failed:', '\n'.join(f'- {item["what"]}: {item["reason"]}' for item in failures)] if failures else []
     if missing := unfinished(results):
-        notes.append(f'Not finished: {", ".join(missing)}.')
+        notes.append(f'Not finished: {"; ".join(missing)}.')
     return '\n\n'.join(notes) + '\n'
 
 

@@ -84,10 +84,10 @@ def test_table_by_hand(results):
     constant, single, heads, lora, broken = rows[2:]
     assert constant[:6] == ['*constant predictor*', '5.00', '40.00', '-87.50', '0', '0']
     assert single[1:4] == ['20.00 ± 1.41', '20.00 ± 1.41', '0.00 ± 7.07']
-    assert single[4:] == ['11.000', '10.600', 'T models', '0.200', '1* / 0.2', '2']
-    assert heads[3:] == ['-50.00 ± 0.00', '0.200', '0.000', '1', '0.100', '-', '2']
+    assert single[4:] == ['11.000', '10.600', 'T models', '1', '1* / 0.2', '2']
+    assert heads[3:] == ['-50.00 ± 0.00', '0.200', '0.000', '1', '1', '-', '2']
     assert lora[1:4] == ['20.00', '18.00', '5.00']
-    assert lora[-1] == '1 of 2'
+    assert lora[6:] == ['T', '2', '0.2', '1 of 2']
     assert broken[1:4] == ['failed', '', '']
     assert broken[-1] == '0 of 2'
 
@@ -96,10 +96,13 @@ def test_report_names_failures_and_rates(results):
     text = report(results)
     assert '- trainings/main/vpt_deep/seed0.json: the loss is no number\n' in text
     assert 'VPT-shallow |' not in text
-    assert 'Not finished: LoRA, VPT-deep, VPT-shallow.' in text
+    assert 'Not finished: LoRA; VPT-deep; VPT-shallow.' in text
     assert 'a multiple of the 0.004 of all heads' in text
     assert 'against single-task models trained here, mean over 2 seeds' in text
-    assert 'Trainings on 8 cores of a processor: 6; 8 cores of a processor, a GPU: 1.' in text
+    # Of two methods with two seeds, by 0 and by the root of 50; 10 = 2 * 5 * root of 2 / 2.
+    assert 'differ by 5.00 (' in text
+    assert 'a difference of less than 10.00, two standard errors' in text
+    assert 'number of trainings: 1: 8 cores of a processor (6); 2: 8 cores of a processor, a GPU (1).' in text
 
 
 def test_the_brief_table_has_what_is_trained_first(results):
@@ -240,7 +243,7 @@ def test_a_method_that_failed_on_one_encoder_has_a_gap(scaling, tmp_path):
     rows = [[cell.strip() for cell in line.strip('|').split('|')] for line in table(scaling).splitlines()]
     assert rows[3] == ['pico', '', '100k', 'VMT-Adapter', 'failed', '', '', '0.5*', '0 of 2']
     assert len(rows) == 5
-    assert 'Not finished: decoders only on pico_100k, VMT-Adapter on pico_100k, decoders only on nano_400k' in report(
+    assert 'Not finished: decoders only on pico_100k; VMT-Adapter on pico_100k; decoders only on nano_400k' in report(
         scaling
     )
     draw(scaling, tmp_path / 'scaling.png')

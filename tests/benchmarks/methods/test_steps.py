@@ -348,7 +348,7 @@ def test_what_is_finished_is_shown_and_what_is_missing_named(finished):
     assert '- trainings/main/decoders_only/seed1.json: the loss is no number at iteration 5' in text
     assert '| VMT-Adapter |' not in text
     assert '| 1 of 2 (some failed) |' in text
-    assert 'Not finished: decoders only, VMT-Adapter.' in text
+    assert 'Not finished: decoders only; VMT-Adapter.' in text
     with pytest.raises(SystemExit, match='no table few: none of its trainings is finished'):
         steps.main(['collect', 'name=few'])
 

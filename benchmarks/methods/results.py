@@ -126,16 +126,16 @@ def report(results: Results) -> str:
         told = dict(gain='Gain', source=f'{reference.title} on the same encoder', heads='that of all heads')
         texts = SPEC['notes'][::2]  # the table has no passes
     else:
-        source = (results['published'] or {}).get('source')
+        means, source = frame(results), (results['published'] or {}).get('source')
         if reference:
-            means = frame(results).reindex(groups).fillna(0)
-            seeds = int(means.xs(results['reference'], level='method').iloc[0, -1])
+            trained = means.reindex(groups).fillna(0)
+            seeds = int(trained.xs(results['reference'], level='method').iloc[0, -1])
             title = 'single-task models' if reference.passes == 'T models' else reference.title
             source = f'{title} trained here, mean over {seeds} seed{"" if seeds == 1 else "s"}'
         rates = [rate['learning_rate'] for entry in results['models'] for rate in entry['rates']]
         heads = f'the {rates[0]:g} of all heads' if rates else 'that of the heads'
         told, texts = dict(gain='Delta_m', source=source, heads=heads), SPEC['notes']
-        deltas = frame(results)['Delta_m']
+        deltas = means['Delta_m']
         free = (deltas['count'] - 1).clip(lower=0)
         spread = math.sqrt((deltas['std'] ** 2 * free).sum() / free.sum()) if (free > 0).any() else math.nan
     notes = [table(results).strip(), *(text.format(**results['protocol'], **told) for text in texts)]
